@@ -1,0 +1,206 @@
+"""Every error that manyeyes raises on purpose, in one tree.
+
+::
+
+    ManyeyesError
+    ├── InvalidRecipe (ValueError)           a recipe cannot be used as written
+    │   └── InvalidExpression                a `when:` expression cannot be used as written
+    ├── RecipeNotFound (LookupError)         no recipe of that name is stored
+    ├── UntrustedRecipe (PermissionError)    a recipe from outside asks for what only the operator may ask
+    ├── InvalidVotes (ValueError)            a label matrix breaks its contract
+    ├── InvalidRequest (ValueError)          a call is malformed: no items, wrong types, too many
+    │   └── RequestTooLarge                  a call holds more bytes or items than the limits allow
+    ├── NotFitted (RuntimeError)             a label model is asked before `fit`
+    ├── ModelNotFound (LookupError)          a checkpoint is not at hand
+    ├── WeightsMismatch (ValueError)         weights are there, but not the ones that were pinned
+    ├── MissingDependency (ImportError)      an optional package is not installed
+    ├── LabelNotFound (LookupError)          no stored label has that id
+    ├── CacheUnusable (OSError)              the feature cache cannot be written where it should be
+    ├── ServiceUnavailable (ConnectionError) the service does not answer
+    ├── ServiceFailed (RuntimeError)         the service answered with something it should not
+    └── ItemError                            what is wrong with one item; the other items are labeled
+        ├── UnreadableItem (OSError)         no such file, a directory, no permission, a link loop
+        ├── EmptyItem (ValueError)           zero bytes, or neither image nor text
+        ├── UnsupportedFormat (ValueError)   not JPEG, PNG, WebP, GIF, BMP or TIFF
+        ├── UndecodableImage (ValueError)    damaged or truncated image data
+        ├── ImageTooLarge (ValueError)       more pixels or bytes than the limits allow
+        ├── InvalidItem (ValueError)         not an item: wrong types, undecodable base64 or text
+        └── PrimitiveFailed (RuntimeError)   a model failed on this item alone
+
+Each class has a stable ``code``, which the service sends and the SDK maps back to the same class. A message says what
+was wrong, what came, what is allowed, and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
+
+
+class ManyeyesError(Exception):
+    """Base of every error raised on purpose."""
+
+    code: ClassVar[str] = "error"
+
+
+class InvalidRecipe(ManyeyesError, ValueError):
+    """A recipe cannot be used as written."""
+
+    code = "invalid_recipe"
+
+
+class InvalidExpression(InvalidRecipe):
+    """A ``when:`` expression cannot be used as written."""
+
+    code = "invalid_expression"
+
+
+class RecipeNotFound(ManyeyesError, LookupError):
+    """No recipe of that name is stored."""
+
+    code = "recipe_not_found"
+
+
+class UntrustedRecipe(ManyeyesError, PermissionError):
+    """A recipe from outside asks for what only the operator may ask for."""
+
+    code = "untrusted_recipe"
+
+
+class InvalidVotes(ManyeyesError, ValueError):
+    """A label matrix breaks its contract."""
+
+    code = "invalid_votes"
+
+
+class InvalidRequest(ManyeyesError, ValueError):
+    """A call is malformed."""
+
+    code = "invalid_request"
+
+
+class RequestTooLarge(InvalidRequest):
+    """A call holds more bytes or items than the limits allow."""
+
+    code = "request_too_large"
+
+
+class NotFitted(ManyeyesError, RuntimeError):
+    """A label model is asked before ``fit``."""
+
+    code = "not_fitted"
+
+
+class ModelNotFound(ManyeyesError, LookupError):
+    """A checkpoint is not at hand."""
+
+    code = "model_not_found"
+
+
+class WeightsMismatch(ManyeyesError, ValueError):
+    """Weights are there, but not the ones that were pinned."""
+
+    code = "weights_mismatch"
+
+
+class MissingDependency(ManyeyesError, ImportError):
+    """An optional package is not installed."""
+
+    code = "missing_dependency"
+
+
+class LabelNotFound(ManyeyesError, LookupError):
+    """No stored label has that id."""
+
+    code = "label_not_found"
+
+
+class CacheUnusable(ManyeyesError, OSError):
+    """The feature cache cannot be written where it should be."""
+
+    code = "cache_unusable"
+
+
+class ServiceUnavailable(ManyeyesError, ConnectionError):
+    """The service does not answer."""
+
+    code = "service_unavailable"
+
+
+class ServiceFailed(ManyeyesError, RuntimeError):
+    """The service answered with something it should not."""
+
+    code = "service_failed"
+
+
+class ItemError(ManyeyesError):
+    """What is wrong with one item; the other items are labeled."""
+
+    code = "item_error"
+
+
+class UnreadableItem(ItemError, OSError):
+    """No such file, a directory, no permission, a link loop."""
+
+    code = "unreadable_item"
+
+
+class EmptyItem(ItemError, ValueError):
+    """Zero bytes, or neither image nor text."""
+
+    code = "empty_item"
+
+
+class UnsupportedFormat(ItemError, ValueError):
+    """Not an image of a supported format."""
+
+    code = "unsupported_format"
+
+
+class UndecodableImage(ItemError, ValueError):
+    """Damaged or truncated image data."""
+
+    code = "undecodable_image"
+
+
+class ImageTooLarge(ItemError, ValueError):
+    """More pixels or bytes than the limits allow."""
+
+    code = "image_too_large"
+
+
+class InvalidItem(ItemError, ValueError):
+    """Not an item: wrong types, undecodable base64 or text."""
+
+    code = "invalid_item"
+
+
+class PrimitiveFailed(ItemError, RuntimeError):
+    """A model failed on this item alone."""
+
+    code = "primitive_failed"
+
+
+def _tree(cls: type[ManyeyesError]) -> Iterator[type[ManyeyesError]]:
+    yield cls
+    for child in cls.__subclasses__():
+        yield from _tree(child)
+
+
+def by_code() -> dict[str, type[ManyeyesError]]:
+    """Return every error class of the tree under its stable code."""
+    return {cls.code: cls for cls in _tree(ManyeyesError)}
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest allowed word, or an empty string where none is near.
+
+    >>> nearest("keywrod", ["keyword", "prompt"])
+    "; did you mean 'keyword'?"
+    >>> nearest("zebra", ["keyword", "prompt"])
+    ''
+    """
+    lowered = {str(candidate).lower(): str(candidate) for candidate in allowed}
+    match = difflib.get_close_matches(str(word).lower(), list(lowered), n=1, cutoff=0.6)
+    return f"; did you mean {lowered[match[0]]!r}?" if match else ""

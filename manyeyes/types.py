@@ -1,0 +1,265 @@
+"""The small vocabulary that every room shares: Item, Votes, Label, Labels and ABSTAIN.
+
+Nothing here imports a model, a web framework or an image library, so that ``import manyeyes`` stays quick.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from manyeyes.errors import InvalidVotes, ItemError, by_code
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+ABSTAIN = -1
+"""The vote of a labeling function that has nothing to say. Other conventions are converted in adapters only."""
+
+MetadataValue: TypeAlias = str | int | float | bool | None
+ImageSource: TypeAlias = "bytes | str | os.PathLike[str] | PILImage"
+Status: TypeAlias = Literal["labeled", "abstained", "error"]
+
+VoteArray: TypeAlias = npt.NDArray[np.signedinteger[Any]]
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One data point: an image, a text, or both, with metadata.
+
+    id: what names the item in every result; unique within a call.
+    image: the bytes of an image file, a path to one, a PIL image, or None.
+    text: a text, or None.
+    metadata: flat mapping of names to str, int, float, bool or None.
+    """
+
+    id: str
+    image: ImageSource | None = None
+    text: str | None = None
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+
+
+def vote_dtype(n_classes: int) -> np.dtype[Any]:
+    """Return the narrowest signed integer dtype that holds ABSTAIN and every class index: int8 up to 127 classes."""
+    return np.dtype(np.int8) if n_classes <= np.iinfo(np.int8).max else np.dtype(np.int16)
+
+
+@dataclass(frozen=True, eq=False)
+class Votes:
+    """The label matrix L: what each labeling function says of each item.
+
+    classes: int8 (int16 above 127 classes), shape (n_items, n_lfs); ABSTAIN or a class index.
+    scores: float32, shape (n_items, n_lfs); the probability that the vote is right where the LF can say, NaN where
+        it cannot (a hard vote) and wherever it abstains.
+    class_names, lf_names: one name a class and one a column.
+    shared: for each LF, the primitives that it reads; LFs that read the same one are not independent.
+    Raises InvalidVotes if shapes differ, a vote is outside [-1, n_classes) or a score is outside [0, 1].
+    """
+
+    classes: VoteArray
+    scores: FloatArray
+    class_names: tuple[str, ...]
+    lf_names: tuple[str, ...]
+    shared: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.classes.ndim != 2 or self.classes.shape != self.scores.shape:
+            raise InvalidVotes(
+                f"votes and scores must both have shape (n_items, n_lfs), got {self.classes.shape} and"
+                f" {self.scores.shape}"
+            )
+        if self.classes.shape[1] != len(self.lf_names):
+            raise InvalidVotes(f"{self.classes.shape[1]} columns of votes, but {len(self.lf_names)} LF names")
+        if not np.issubdtype(self.classes.dtype, np.signedinteger):
+            raise InvalidVotes(f"votes must be signed integers, got {self.classes.dtype}; ABSTAIN is {ABSTAIN}")
+        if self.classes.size:
+            low, high = int(self.classes.min()), int(self.classes.max())
+            if low < ABSTAIN or high >= self.n_classes:
+                raise InvalidVotes(
+                    f"a vote is {ABSTAIN} (abstain) or a class index below {self.n_classes}, got"
+                    f" {low if low < ABSTAIN else high}"
+                )
+            with np.errstate(invalid="ignore"):
+                if bool(np.any((self.scores < 0) | (self.scores > 1))):
+                    raise InvalidVotes("a score is a probability in [0, 1], or NaN for a hard vote")
+
+    @classmethod
+    def hard(cls, classes: npt.ArrayLike, n_classes: int | None = None) -> Votes:
+        """Make a label matrix from hard votes alone, with names made up; for tests and for votes from elsewhere."""
+        array = np.asarray(classes, dtype=np.int64)
+        k = n_classes if n_classes is not None else int(array.max(initial=0)) + 1
+        # A vote out of range must reach the check below as it is, not wrapped around by a narrow dtype.
+        fits = not array.size or (array.min() >= ABSTAIN and array.max() < k)
+        return cls(
+            classes=array.astype(vote_dtype(k)) if fits else array,
+            scores=np.full(array.shape, np.nan, dtype=np.float32),
+            class_names=tuple(f"class_{c}" for c in range(k)),
+            lf_names=tuple(f"lf_{j}" for j in range(array.shape[-1])),
+        )
+
+    @property
+    def n_items(self) -> int:
+        return int(self.classes.shape[0])
+
+    @property
+    def n_lfs(self) -> int:
+        return int(self.classes.shape[1])
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.class_names)
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """What one labeling function said of one item, and how far that moved the label.
+
+    vote: a class name, or None where the LF abstained.
+    score: how sure the LF was of its vote, in [0, 1], or None for a hard vote.
+    moved: the change in the log-odds of the label against its runner-up, in nats; 0 for an abstention.
+    """
+
+    lf: str
+    vote: str | None
+    score: float | None
+    moved: float
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The label of one item with its reasons: the row that the SDK, HTTP, the CLI and the sinks all show.
+
+    ``prior + sum(reason.moved) == log(probs[top] / probs[runner_up])`` up to rounding, where top is the most probable
+    class, which is also ``label`` unless the item abstained.
+    """
+
+    id: str
+    status: Status
+    label: str | None = None
+    confidence: float | None = None
+    probs: Mapping[str, float] = field(default_factory=dict)
+    runner_up: str | None = None
+    prior: float | None = None
+    reasons: tuple[Reason, ...] = ()
+    error: ItemError | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dict; ``from_dict`` gives back an equal label."""
+        row: dict[str, Any] = {"id": self.id, "status": self.status}
+        if self.error is not None:
+            row["error"] = {"code": self.error.code, "message": str(self.error)}
+            return row
+        row |= {
+            "label": self.label,
+            "confidence": self.confidence,
+            "probs": dict(self.probs),
+            "runner_up": self.runner_up,
+            "prior": self.prior,
+            "reasons": [{"lf": r.lf, "vote": r.vote, "score": r.score, "moved": r.moved} for r in self.reasons],
+        }
+        return row
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Label:
+        """Rebuild a label from ``to_dict``; the error becomes the class that its code names."""
+        if row["status"] == "error":
+            kind = by_code().get(row["error"]["code"], ItemError)
+            kind = kind if issubclass(kind, ItemError) else ItemError
+            return cls(id=row["id"], status="error", error=kind(row["error"]["message"]))
+        return cls(
+            id=row["id"],
+            status=row["status"],
+            label=row["label"],
+            confidence=row["confidence"],
+            probs=dict(row["probs"]),
+            runner_up=row["runner_up"],
+            prior=row["prior"],
+            reasons=tuple(Reason(r["lf"], r["vote"], r["score"], r["moved"]) for r in row["reasons"]),
+        )
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What made a label: enough to make it again."""
+
+    recipe: str
+    primitives: Mapping[str, str] = field(default_factory=dict)
+    label_model: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Labels(Sequence[Label]):
+    """Probabilistic labels for many items, as arrays; indexing gives one :class:`Label` with its reasons.
+
+    ids: one a row. votes: the label matrix behind them.
+    probs: float32, shape (n_items, n_classes); rows sum to 1, and are NaN for an item with an error.
+    label: int16, shape (n_items,); a class index, or ABSTAIN below the recipe's ``abstain_below``, where no LF voted,
+        and for an error.
+    runner_up: int16, shape (n_items,); the second most probable class.
+    prior: float32, shape (n_items,); log-odds of top against runner-up before any vote.
+    moved: float32, shape (n_items, n_lfs); what each LF added to these log-odds.
+    errors: row → what is wrong with that item.
+    """
+
+    ids: tuple[str, ...]
+    votes: Votes
+    probs: FloatArray
+    label: npt.NDArray[np.int16]
+    runner_up: npt.NDArray[np.int16]
+    prior: FloatArray
+    moved: FloatArray
+    errors: Mapping[int, ItemError]
+    versions: Versions
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Label]:
+        return (self._row(i) for i in range(len(self)))
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self._row(i) for i in range(*index.indices(len(self)))]
+        position = int(index)
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"row {position} of {len(self)} labels")
+        return self._row(position % len(self))
+
+    def _row(self, i: int) -> Label:
+        if i in self.errors:
+            return Label(id=self.ids[i], status="error", error=self.errors[i])
+        names = self.votes.class_names
+        probs = self.probs[i].tolist()
+        top = int(np.argmax(self.probs[i]))
+        chosen = int(self.label[i])
+        reasons = tuple(
+            Reason(
+                lf=lf,
+                vote=None if vote == ABSTAIN else names[vote],
+                score=None if np.isnan(score) else float(score),
+                moved=float(moved),
+            )
+            for lf, vote, score, moved in zip(
+                self.votes.lf_names,
+                self.votes.classes[i].tolist(),
+                self.votes.scores[i],
+                self.moved[i],
+                strict=True,
+            )
+        )
+        return Label(
+            id=self.ids[i],
+            status="abstained" if chosen == ABSTAIN else "labeled",
+            label=None if chosen == ABSTAIN else names[chosen],
+            confidence=probs[top],
+            probs=dict(zip(names, probs, strict=True)),
+            runner_up=names[int(self.runner_up[i])],
+            prior=float(self.prior[i]),
+            reasons=reasons,
+        )

@@ -1,0 +1,122 @@
+"""What a primitive is, and the arrays in which its features travel.
+
+A primitive turns a batch of decoded inputs into numbers, and nothing else: batching, caching, error isolation and
+threads are written once, in :mod:`manyeyes.primitives.extractor`. Nothing here loads a model or an image library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from manyeyes.errors import ItemError
+from manyeyes.types import Item
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+Modality: TypeAlias = Literal["image", "text"]
+Rows: TypeAlias = npt.NDArray[np.void]
+"""A structured array: one named column a feature. Its dtype belongs to the primitive, so a cached row is plain bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """An image as primitives see it: decoded once, for all of them.
+
+    pixels: RGB, upright (EXIF orientation applied), alpha flattened, 8 bits a channel.
+    width, height: pixels of the upright image as stored, before any reduction on decoding; ``pixels`` may be smaller.
+    format: what the file said it is ("JPEG", "PNG", …).
+    exif: name → value, strings and numbers only.
+    """
+
+    pixels: PILImage
+    width: int
+    height: int
+    format: str
+    exif: Mapping[str, str | int | float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Primitive(Protocol):
+    """One signal that a foundation model, or plain arithmetic, sees in an item.
+
+    name: the feature's name in a FeatureSet: "clip", "clip.text", "detector", …
+    version: model id, weights digest and preprocessing version; equal versions give equal features. Known without
+        loading the model wherever that is possible, so that a fully cached run loads nothing.
+    modality: which half of an item it reads.
+    dtype: the structured dtype of one row. ragged: whether an item has any number of rows (boxes) or exactly one.
+    info: what LFs may ask of it: ``names`` (a detector's classes), ``logit_scale`` (of a CLIP), ``dim``. JSON-ready.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def modality(self) -> Modality: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def ragged(self) -> bool: ...
+    @property
+    def info(self) -> Mapping[str, Any]: ...
+
+    def setup(self) -> None:
+        """Load the weights; called once, before the first batch, in the process that computes. Idempotent."""
+
+    def compute(self, batch: Sequence[Any]) -> Sequence[Rows]:
+        """Return one array of rows for each input, in order.
+
+        batch: DecodedImage for modality "image", str for "text"; never empty.
+        Each array has this primitive's dtype and shape (1,), or (n_rows,) where ragged.
+        """
+
+
+@dataclass(frozen=True)
+class Features:
+    """One primitive's features for many items.
+
+    rows: structured, shape (n_items,) with zeros where absent; or, where ragged, shape (total_rows,).
+    offsets: int64, shape (n_items + 1,), where ragged: item i owns ``rows[offsets[i]:offsets[i + 1]]``; else None.
+    present: bool, shape (n_items,); False where the item lacks the modality or has an error.
+    info: the primitive's ``info``.
+    """
+
+    rows: Rows
+    present: npt.NDArray[np.bool_]
+    offsets: npt.NDArray[np.int64] | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, column: str) -> npt.NDArray[Any]:
+        """Return one column: shape (n_items, …), or (total_rows, …) where ragged."""
+        return self.rows[column]
+
+    def row_items(self) -> npt.NDArray[np.int64]:
+        """Return, for ragged features, the item index of every row: int64, shape (total_rows,)."""
+        if self.offsets is None:
+            return np.arange(len(self.rows), dtype=np.int64)
+        return np.repeat(np.arange(len(self.present), dtype=np.int64), np.diff(self.offsets))
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Everything that labeling functions may read of some items.
+
+    items: as given, in order. blocks: feature name → Features. errors: row → what is wrong with that item; such a row
+    is absent from every block, and no LF's vote on it is used.
+    """
+
+    items: Sequence[Item]
+    blocks: Mapping[str, Features] = field(default_factory=dict)
+    errors: Mapping[int, ItemError] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, name: str) -> Features:
+        return self.blocks[name]
