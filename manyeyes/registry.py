@@ -15,13 +15,13 @@ from manyeyes.errors import InvalidRecipe, nearest
 Group: TypeAlias = Literal["manyeyes.primitives", "manyeyes.lfs", "manyeyes.label_models"]
 
 BUILT_IN: dict[Group, dict[str, str]] = {
-    # name: a function (name, spec) -> {feature name: Primitive}; see manyeyes.primitives.base
+    # kind: a manyeyes.primitives.base.PrimitiveKind, which is a pydantic `Spec` and a `build`
     "manyeyes.primitives": {
-        "clip": "manyeyes.primitives.clip:build",
-        "detector": "manyeyes.primitives.detector:build",
-        "text": "manyeyes.primitives.text:build",
-        "image": "manyeyes.primitives.image:build",
-        "toy": "manyeyes.primitives.toy:build",
+        "clip": "manyeyes.primitives.clip:KIND",
+        "detector": "manyeyes.primitives.detector:KIND",
+        "text": "manyeyes.primitives.text:KIND",
+        "image": "manyeyes.primitives.image:KIND",
+        "toy": "manyeyes.primitives.toy:KIND",
     },
     # kind: a class (spec, classes) with a pydantic `Spec`; see manyeyes.lfs.base
     "manyeyes.lfs": {

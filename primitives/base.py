@@ -6,12 +6,13 @@ threads are written once, in :mod:`manyeyes.primitives.extractor`. Nothing here 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
 
 from manyeyes.errors import ItemError
 from manyeyes.types import Item
@@ -120,3 +121,28 @@ class FeatureSet:
 
     def __getitem__(self, name: str) -> Features:
         return self.blocks[name]
+
+
+class PrimitiveSpec(BaseModel):
+    """What a recipe says of a primitive; each kind adds its own fields.
+
+    kind: the kind in the registry; the recipe fills in the primitive's own name. model: which checkpoint.
+    sha256: the digest that the checkpoint must have; WeightsMismatch otherwise.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+    kind: str
+    model: str = "starter"
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+
+class PrimitiveKind(NamedTuple):
+    """What the registry holds of a kind of primitive.
+
+    build(name, spec) returns every feature that the kind gives under its name: ``{"clip": …, "clip.text": …}``. It
+    loads no weights and imports no model library.
+    """
+
+    Spec: type[PrimitiveSpec]
+    build: Callable[[str, Any], Mapping[str, Primitive]]

@@ -1,0 +1,25 @@
+"""What the operator sets, through the environment: where things are kept, and how much one item may cost.
+
+Nothing here comes from a recipe or a request.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def home() -> Path:
+    """Return the folder for the cache, the state and the recipes: ``$MANYEYES_HOME``, else ``~/.cache/manyeyes``."""
+    configured = os.environ.get("MANYEYES_HOME")
+    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "manyeyes"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one item may cost. max_bytes: of an image file; max_pixels: before decoding; max_text: characters."""
+
+    max_bytes: int = 64 * 2**20
+    max_pixels: int = 100_000_000
+    max_text: int = 100_000
