@@ -7,6 +7,8 @@
     │   └── InvalidExpression                a `when:` expression cannot be used as written
     ├── RecipeNotFound (LookupError)         no recipe of that name is stored
     ├── UntrustedRecipe (PermissionError)    a recipe from outside asks for what only the operator may ask
+    ├── AccessDenied (PermissionError)       a call to the service brings no key, or a wrong one
+    ├── InvalidSettings (ValueError)         the operator's settings cannot be used as they are
     ├── InvalidVotes (ValueError)            a label matrix breaks its contract
     ├── InvalidRequest (ValueError)          a call is malformed: no items, wrong types, too many
     │   └── RequestTooLarge                  a call holds more bytes or items than the limits allow
@@ -66,6 +68,18 @@ class UntrustedRecipe(ManyeyesError, PermissionError):
     """A recipe from outside asks for what only the operator may ask for."""
 
     code = "untrusted_recipe"
+
+
+class AccessDenied(ManyeyesError, PermissionError):
+    """A call to the service brings no key, or a wrong one."""
+
+    code = "access_denied"
+
+
+class InvalidSettings(ManyeyesError, ValueError):
+    """The operator's settings cannot be used as they are."""
+
+    code = "invalid_settings"
 
 
 class InvalidVotes(ManyeyesError, ValueError):
