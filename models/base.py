@@ -116,10 +116,11 @@ class LabelModel:
         """Write the fitted model into a folder, as ``label_model.json`` and ``label_model.safetensors``."""
         from safetensors.numpy import save
 
+        header = self._header() | {"version": self.version}
+        arrays = save({key: np.ascontiguousarray(array) for key, array in self._arrays().items()})
+        header["sha256"] = hashlib.sha256(arrays).hexdigest()
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = save({key: np.ascontiguousarray(array) for key, array in self._arrays().items()})
-        header = self._header() | {"sha256": hashlib.sha256(arrays).hexdigest(), "version": self.version}
         # Each file appears whole or not at all; a reader that meets a new header beside old arrays sees the digest differ.
         for name, data in (
             ("label_model.safetensors", arrays),
