@@ -1,0 +1,69 @@
+"""What every test shares: a home of its own, the larger data where it is at hand, and no way out to the network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Set before any library is imported, because most of them read their environment once. Nobody's cache, settings or
+# recipes are touched, nothing is fetched from a hub, and figures do not depend on how many cores the machine has.
+_HOME = Path(tempfile.mkdtemp(prefix="manyeyes-tests-"))
+os.environ |= {
+    "MANYEYES_HOME": str(_HOME / "home"),
+    "MPLCONFIGDIR": str(_HOME / "matplotlib"),
+    "YOLO_CONFIG_DIR": str(_HOME / "ultralytics"),
+    "YOLO_AUTOINSTALL": "false",
+    "YOLO_OFFLINE": "true",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "2",
+    "COLUMNS": "120",
+}
+os.environ.pop("MANYEYES_URL", None)
+(_HOME / "ultralytics").mkdir()
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def manyeyes_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give every test a home of its own, empty until something is kept there; processes that it starts share it."""
+    home = tmp_path / "manyeyes-home"
+    monkeypatch.setenv("MANYEYES_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Return the top of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of labelled photos that the starters are trained and measured with, or skip the test.
+
+    It is too large to commit: ``$MANYEYES_DATA``, or ``../shared/data`` beside the checkout.
+    """
+    folder = Path(os.environ.get("MANYEYES_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"the training and validation photos are not at {folder}; set MANYEYES_DATA to where they are")
+    return folder
+
+
+@pytest.fixture
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run the test inside an empty folder and return it."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
