@@ -56,7 +56,9 @@ def shared_data() -> Path:
     """
     folder = Path(os.environ.get("MANYEYES_DATA") or ROOT.parent / "shared" / "data")
     if not folder.is_dir():
-        pytest.skip(f"the training and validation photos are not at {folder}; set MANYEYES_DATA to where they are")
+        pytest.skip(
+            f"the training and validation photos are not at {folder}; set MANYEYES_DATA to where they are"
+        )
     return folder
 
 
