@@ -115,6 +115,17 @@ class Labeler:
         Raises InvalidRequest if a gold label is not a class of the recipe or names an item that is not there.
         """
         votes, errors, ids = self.votes(items, progress=progress)
+        return self.fit_votes(votes, errors, ids, gold=gold)
+
+    def fit_votes(
+        self,
+        votes: Votes,
+        errors: Mapping[int, ItemError],
+        ids: Sequence[str],
+        *,
+        gold: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Fit as ``fit`` does, from votes that ``votes`` gave; no feature is read again."""
         self.label_model = self._fitted(votes, errors, gold_indices(gold, ids, self.recipe.classes))
         return self
 
