@@ -1,0 +1,131 @@
+"""The service: an ASGI app made from settings, and a server that runs it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from manyeyes import __version__
+from manyeyes.errors import InvalidSettings
+from manyeyes.service.errors import handle_errors
+from manyeyes.service.labeling import LabelingLine
+from manyeyes.service.limits import OPEN_PATHS, BodyLimit, KeyCheck, RequestLog
+from manyeyes.service.recipes import RecipeStore
+from manyeyes.service.routes import make_router
+from manyeyes.service.schemas import (
+    Health,
+    LabelAnswer,
+    LabelCall,
+    LabelForm,
+    Problem,
+    RecipeList,
+    StoredRecipe,
+)
+from manyeyes.service.settings import ServiceSettings, is_loopback
+
+log: Final = logging.getLogger("manyeyes.service")
+
+_SHAPES: Final = (Health, LabelAnswer, LabelCall, LabelForm, Problem, RecipeList, StoredRecipe)
+
+
+def create_app(settings: ServiceSettings | None = None) -> FastAPI:
+    """Return the service as an ASGI app; without settings, they come from the environment.
+
+    No model is loaded before the first call needs it. There is no page at /docs: FastAPI's would load scripts from
+    other people's servers; /openapi.json holds everything that such a page shows.
+
+    Raises InvalidSettings if the environment cannot be used.
+    """
+    settings = settings or ServiceSettings.from_env()
+    store = RecipeStore(settings.recipes_dir)
+    line = LabelingLine(settings)
+    app = FastAPI(
+        title="manyeyes",
+        version=__version__,
+        summary="Labels images and texts with programs instead of clicks.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.store, app.state.line = store, line
+    app.include_router(make_router(settings=settings, store=store, line=line))
+    handle_errors(app)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(KeyCheck, settings=settings)
+    app.add_middleware(RequestLog)
+    app.openapi = lambda: _openapi(app, keys=bool(settings.api_keys))  # type: ignore[method-assign]
+    return app
+
+
+def serve(settings: ServiceSettings, *, warm: Sequence[str] = ()) -> None:
+    """Run the service until it is told to stop.
+
+    warm: names of stored recipes whose models are loaded before the first call is taken.
+    Raises InvalidSettings if the address cannot be listened on, RecipeNotFound if a recipe to warm is not stored.
+    """
+    listener = listen(settings)
+    app = create_app(settings)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    _, broken = app.state.store.survey()
+    for name, error in broken.items():
+        log.warning("recipe %s cannot be used: %s", name, error)
+    if not is_loopback(settings.host) and not settings.api_keys:
+        log.warning("anybody who can reach %s may use this service: no key is configured", settings.host)
+    for name in warm:
+        app.state.line.warm(app.state.store.get(name))
+    host, port = listener.getsockname()[:2]
+    log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    make_server(app).run(sockets=[listener])
+
+
+def listen(settings: ServiceSettings) -> socket.socket:
+    """Return a listening socket at the address of the settings; port 0 takes a free one. Raises InvalidSettings."""
+    try:
+        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise InvalidSettings(
+            f"cannot listen on {settings.host}:{settings.port} ({error.strerror or error}); another program may have"
+            " it: choose another port, or 0 for a free one"
+        ) from error
+
+
+def make_server(app: FastAPI) -> uvicorn.Server:
+    """Return the server for an app; ``run(sockets=[…])`` runs it."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,  # RequestLog writes one line a request, with more in it.
+            server_header=False,
+            timeout_graceful_shutdown=30,
+        )
+    )
+
+
+def _openapi(app: FastAPI, *, keys: bool) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        told = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        _, shapes = models_json_schema(
+            [(shape, "validation") for shape in _SHAPES], ref_template="#/components/schemas/{model}"
+        )
+        components = told.setdefault("components", {})
+        components["schemas"] = shapes["$defs"]
+        if keys:
+            components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            told["security"] = [{"key": []}]
+            for path in OPEN_PATHS & told["paths"].keys():
+                for operation in told["paths"][path].values():
+                    operation["security"] = []
+        app.openapi_schema = told
+    return app.openapi_schema

@@ -1,0 +1,167 @@
+"""The one place where error codes become HTTP statuses, and errors become RFC 9457 problem documents.
+
+Every answer that is not a success has the media type ``application/problem+json`` and the same members, whether an item
+limit, a wrong path or a bug was behind it. The SDK maps ``code`` back to the same error class.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from manyeyes.errors import InvalidRequest, ManyeyesError, ServiceFailed, by_code
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+STATUS: Final[Mapping[str, int]] = {
+    "error": 500,
+    "invalid_recipe": 422,
+    "invalid_expression": 422,
+    "recipe_not_found": 404,
+    "untrusted_recipe": 403,
+    "access_denied": 401,
+    "invalid_settings": 500,
+    "invalid_votes": 500,  # The service makes the votes itself, so these are never the caller's doing.
+    "invalid_request": 422,
+    "request_too_large": 413,
+    "not_fitted": 500,
+    "model_not_found": 422,
+    "weights_mismatch": 500,
+    "missing_dependency": 501,
+    "label_not_found": 404,
+    "cache_unusable": 500,
+    "service_unavailable": 503,
+    "service_failed": 500,
+    "item_error": 422,
+    "unreadable_item": 422,
+    "empty_item": 422,
+    "unsupported_format": 422,
+    "undecodable_image": 422,
+    "image_too_large": 422,
+    "invalid_item": 422,
+    "primitive_failed": 500,
+}
+"""Code → HTTP status, for every code of :func:`manyeyes.errors.by_code`."""
+
+RETRY_AFTER_S: Final = 1
+
+
+class Refusal(Exception):
+    """One of our errors on its way to a caller, with what only HTTP has a place for.
+
+    retry_after_s: when to come back. example: a valid call to show.
+    """
+
+    # Not a subclass of the error: by_code() maps each code to one class, and that class is the one in errors.py.
+    def __init__(
+        self, error: ManyeyesError, *, retry_after_s: int | None = None, example: Any = None
+    ) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.retry_after_s = retry_after_s
+        self.example = example
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    title: str | None = None,
+    request_id: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Response:
+    """Return a problem document as a response."""
+    document = {
+        "type": f"urn:manyeyes:error:{code}",
+        "title": title or _title(code),
+        "status": status,
+        "detail": detail,
+        "code": code,
+        **({"request_id": request_id} if request_id else {}),
+        **(extra or {}),
+    }
+    return Response(
+        # A message may quote what came in, lone surrogates included: ASCII escapes carry them, UTF-8 could not.
+        json.dumps(document, ensure_ascii=True),
+        status_code=status,
+        media_type=MEDIA_TYPE,
+        headers=dict(headers or {}),
+    )
+
+
+def problem_of(error: ManyeyesError | Refusal, *, request_id: str | None = None) -> Response:
+    """Return the problem document of one of our own errors."""
+    refusal = error if isinstance(error, Refusal) else Refusal(error)
+    code = refusal.error.code
+    headers: dict[str, str] = {}
+    if code == "access_denied":
+        headers["WWW-Authenticate"] = 'Bearer realm="manyeyes"'
+    if code == "service_unavailable":
+        headers["Retry-After"] = str(refusal.retry_after_s or RETRY_AFTER_S)
+    if code == "request_too_large":
+        headers["Connection"] = "close"  # What is left of the body will not be read.
+    extra = {"example": refusal.example} if refusal.example is not None else None
+    return problem(STATUS[code], code, str(error), request_id=request_id, headers=headers, extra=extra)
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Make every error of an app a problem document."""
+    app.add_exception_handler(ManyeyesError, _on_our_error)
+    app.add_exception_handler(Refusal, _on_our_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+
+
+async def _on_our_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, (ManyeyesError, Refusal))
+    return problem_of(error, request_id=request_id_of(request))
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    code = InvalidRequest.code if error.status_code < 500 else ServiceFailed.code
+    detail = error.detail
+    if error.status_code == 404:
+        detail = f"there is nothing at {request.url.path!r}; GET /openapi.json lists every path"
+    elif error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "other methods")
+        detail = f"{request.method} is not possible at {request.url.path!r}; allowed: {allowed}"
+    return problem(
+        error.status_code,
+        code,
+        detail,
+        title=phrase,
+        request_id=request_id_of(request),
+        headers=error.headers,
+    )
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    told = [
+        {"where": ".".join(str(part) for part in problem["loc"]), "message": problem["msg"]}
+        for problem in error.errors()
+    ]
+    detail = "; ".join(f"{one['where']}: {one['message']}" for one in told)
+    code = InvalidRequest.code
+    return problem(STATUS[code], code, detail, request_id=request_id_of(request), extra={"errors": told})
+
+
+def request_id_of(request: Request) -> str | None:
+    """Return the id that the outermost layer gave to a request."""
+    found = request.scope.get("state", {}).get("request_id")
+    return found if isinstance(found, str) else None
+
+
+def _title(code: str) -> str:
+    return (by_code()[code].__doc__ or code).splitlines()[0].rstrip(".")

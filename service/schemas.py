@@ -1,0 +1,217 @@
+"""What travels: the shapes of calls and answers, as pydantic models with examples, for OpenAPI and for tests.
+
+Calls are read by :mod:`manyeyes.service.calls`, which turns what is wrong with one item into a row and not into a
+refusal; these models say what a sound call looks like.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# One white pixel: the smallest PNG that is a whole image.
+PIXEL: Final = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
+
+EXAMPLE_RECIPE: Final[dict[str, Any]] = {
+    "name": "paint",
+    "classes": ["red", "blue"],
+    "lfs": [
+        {"name": "says_red", "kind": "keyword", "on": "text", "any": ["red", "crimson"], "vote": "red"},
+        {"name": "says_blue", "kind": "keyword", "on": "text", "any": ["blue", "navy"], "vote": "blue"},
+    ],
+}
+
+EXAMPLE_CALL: Final[dict[str, Any]] = {
+    "recipe": EXAMPLE_RECIPE,
+    "items": [
+        {"id": "coat", "text": "A navy coat", "metadata": {"price": 80}},
+        {"id": "pixel", "image": PIXEL, "text": "A crimson pixel"},
+    ],
+}
+
+EXAMPLE_ANSWER: Final[dict[str, Any]] = {
+    "labels": [
+        {
+            "id": "coat",
+            "status": "labeled",
+            "label": "blue",
+            "confidence": 0.75,
+            "probs": {"red": 0.25, "blue": 0.75},
+            "runner_up": "red",
+            "prior": 0.0,
+            "reasons": [
+                {"lf": "says_red", "vote": None, "score": None, "moved": 0.0},
+                {"lf": "says_blue", "vote": "blue", "score": None, "moved": 1.0986123},
+            ],
+        },
+        {"id": "pixel", "status": "error", "error": {"code": "undecodable_image", "message": "…"}},
+    ],
+    "versions": {"recipe": "0f1e2d3c4b5a6978", "primitives": {}, "label_model": "majority:1f2e3d4c5b6a7988"},
+    "recipe": "paint",
+}
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ItemIn(_Shape):
+    """An image, a text, or both."""
+
+    id: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        description="Names the item in the answer; unique within the call. Made up where it is missing.",
+    )
+    image: str | None = Field(
+        default=None,
+        description="An image file (JPEG, PNG, WebP, GIF, BMP, TIFF) in base64. Never a path or a URL.",
+    )
+    text: str | None = None
+    metadata: dict[str, str | int | float | bool | None] | None = None
+
+
+class LabelCall(_Shape):
+    """What to label and how."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE_CALL]})
+
+    recipe: str | dict[str, Any] = Field(
+        description="The name of a stored recipe, a whole recipe as an object, or one as YAML or JSON text."
+    )
+    items: list[ItemIn] = Field(min_length=1)
+
+
+class LabelForm(_Shape):
+    """The same as a form, with image files as they are."""
+
+    recipe: str = Field(description="The name of a stored recipe, or a whole one as YAML or JSON text.")
+    files: list[bytes] = Field(default_factory=list, description="Image files, repeated.")
+    texts: list[str] = Field(
+        default_factory=list, description="Texts, repeated; beside files one for each file, in order."
+    )
+    items: str | None = Field(
+        default=None,
+        description=(
+            'A JSON list that says what each item is made of: `[{"id": "a", "file": 0, "text": "…", "metadata": {}}]`,'
+            " where `file` counts `files` from 0. It takes the place of `texts`."
+        ),
+    )
+
+
+class ReasonOut(_Shape):
+    """What one labeling function said of an item, and how far that moved the log-odds of the label, in nats."""
+
+    lf: str
+    vote: str | None
+    score: float | None
+    moved: float
+
+
+class ErrorOut(_Shape):
+    """What is wrong with one item."""
+
+    code: str
+    message: str
+
+
+class LabelOut(_Shape):
+    """The label of one item: `labeled`, `abstained` (label is null), or `error`."""
+
+    id: str
+    status: Literal["labeled", "abstained", "error"]
+    label: str | None = None
+    confidence: float | None = None
+    probs: dict[str, float] = {}
+    runner_up: str | None = None
+    prior: float | None = None
+    reasons: list[ReasonOut] = []
+    error: ErrorOut | None = None
+
+
+class VersionsOut(_Shape):
+    """What made the labels: enough to make them again."""
+
+    recipe: str
+    primitives: dict[str, str]
+    label_model: str
+
+
+class LabelAnswer(_Shape):
+    """One label for each item, in the order of the call."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE_ANSWER]})
+
+    labels: list[LabelOut]
+    versions: VersionsOut
+    recipe: str
+
+
+class RecipeLine(_Shape):
+    """A stored recipe in the list. fitted: whether a fitted label model lies beside it."""
+
+    name: str
+    version: str
+    description: str
+    classes: list[str]
+    fitted: bool
+
+
+class RecipeFault(_Shape):
+    """A recipe file that cannot be used as it is."""
+
+    name: str
+    code: str
+    message: str
+
+
+class RecipeList(_Shape):
+    """Every stored recipe, and what is wrong with the files that are none."""
+
+    recipes: list[RecipeLine]
+    broken: list[RecipeFault]
+
+
+class StoredRecipe(BaseModel):
+    """A recipe as it is used; it can come back as the `recipe` of a call."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [EXAMPLE_RECIPE]})
+
+    name: str
+    classes: list[str]
+    lfs: list[dict[str, Any]]
+
+
+class Health(_Shape):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Problem(BaseModel):
+    """An RFC 9457 problem document. code: the stable name of the error, the same as in the SDK."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:manyeyes:error:recipe_not_found",
+                    "title": "No recipe of that name is stored",
+                    "status": 404,
+                    "detail": "no recipe 'garmets' is stored; did you mean 'garments'?",
+                    "code": "recipe_not_found",
+                    "request_id": "9f7a3c5e1b2d4f60",
+                }
+            ]
+        },
+    )
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str | None = None

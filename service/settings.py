@@ -1,0 +1,162 @@
+"""What the operator of a service decides: from the environment (``MANYEYES_…``) or in Python.
+
+Nothing here comes from a request. Keys are kept as digests only, so that no log, dump or traceback can show one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
+
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, model_validator
+
+from manyeyes.errors import InvalidSettings
+from manyeyes.settings import Limits
+
+ENV_PREFIX: Final = "MANYEYES_"
+_MIN_KEY_CHARS: Final = 16
+_DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
+
+
+def _split(value: Any) -> Any:
+    # The environment has no lists, so a list is written with commas there.
+    return (
+        tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    )
+
+
+def _digests(value: Any) -> Any:
+    keys = _split(value)
+    return tuple(_digest(key) for key in keys) if isinstance(keys, (tuple, list)) else keys
+
+
+def _digest(key: Any) -> str:
+    if not isinstance(key, str):
+        raise ValueError(f"a key is a string, got {type(key).__name__}")
+    if _DIGEST.fullmatch(key):
+        return key
+    if len(key) < _MIN_KEY_CHARS:
+        # The key itself must not reach a terminal or a log.
+        raise ValueError(f"a key has at least {_MIN_KEY_CHARS} characters; one of those given has {len(key)}")
+    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+
+
+class ServiceSettings(BaseModel):
+    """How a service behaves.
+
+    recipes_dir: the folder of recipe files that callers may use by name; None where there are none.
+    allowed_models: the checkpoints that a recipe from a caller may name; stored recipes may name any.
+    max_body_bytes: of one request. max_held_bytes: of all requests at once; more are told to come back.
+    max_items: in one call. max_recipe_bytes: of a recipe that comes with a call.
+    max_waiting: calls that are labeled or wait for it; more are told to come back.
+    max_labelers: recipes kept ready at once. workers: calls, of different recipes, that are labeled at once.
+    body_timeout_s: how long a caller may take to send a request.
+    max_image_bytes, max_image_pixels, max_text_chars: what one item may cost.
+    host, port: where to listen. Beyond this machine only with keys, or where allow_unauthenticated says so.
+    api_keys: keys that callers must bring; each is written plainly, or as ``sha256:`` and the hex digest of the key.
+
+    >>> ServiceSettings.from_env({"MANYEYES_PORT": "9000", "MANYEYES_MAX_BODY_BYTES": "64MiB"}).max_body_bytes
+    67108864
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    recipes_dir: Path | None = None
+    allowed_models: Annotated[tuple[str, ...], BeforeValidator(_split)] = ("starter",)
+    max_body_bytes: ByteSize = Field(default=ByteSize(256 * 2**20), ge=1024)
+    max_held_bytes: ByteSize = Field(default=ByteSize(2**30), ge=1024)
+    max_items: int = Field(default=1000, ge=1)
+    max_recipe_bytes: ByteSize = Field(default=ByteSize(64 * 2**10), ge=256)
+    max_waiting: int = Field(default=32, ge=1)
+    max_labelers: int = Field(default=16, ge=1)
+    workers: int = Field(default=2, ge=1)
+    body_timeout_s: float = Field(default=120.0, gt=0)
+    max_image_bytes: ByteSize = Field(default=ByteSize(Limits().max_bytes), ge=1)
+    max_image_pixels: int = Field(default=Limits().max_pixels, ge=1)
+    max_text_chars: int = Field(default=Limits().max_text, ge=1)
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    api_keys: Annotated[tuple[str, ...], BeforeValidator(_digests)] = Field(default=(), repr=False)
+    allow_unauthenticated: bool = False
+
+    def __init__(self, **values: Any) -> None:
+        """Take settings by name. Raises InvalidSettings, with the name and what is allowed."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise InvalidSettings(_told(error)) from None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ, **overrides: Any) -> Self:
+        """Read ``MANYEYES_<NAME>`` for every setting; what is passed by name and is not None wins.
+
+        A variable that is set to nothing counts as not set. Raises InvalidSettings.
+        """
+        read = {
+            name: environ[variable]
+            for name in cls.model_fields
+            if environ.get(variable := ENV_PREFIX + name.upper(), "").strip()
+        }
+        return cls(**(read | {name: value for name, value in overrides.items() if value is not None}))
+
+    @model_validator(mode="after")
+    def _closed_to_strangers(self) -> Self:
+        if not (is_loopback(self.host) or self.api_keys or self.allow_unauthenticated):
+            raise ValueError(
+                f"host {self.host!r} can be reached from other machines, and no key is configured; set"
+                f" {ENV_PREFIX}API_KEYS, listen on 127.0.0.1, or set {ENV_PREFIX}ALLOW_UNAUTHENTICATED=1 where"
+                " something in front of the service checks who calls"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _recipes_are_there(self) -> Self:
+        if self.recipes_dir is not None and not self.recipes_dir.is_dir():
+            raise ValueError(
+                f"recipes_dir {str(self.recipes_dir)!r} is not a folder; make it, or name another"
+            )
+        return self
+
+    @property
+    def limits(self) -> Limits:
+        """What one item may cost."""
+        return Limits(
+            max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels, max_text=self.max_text_chars
+        )
+
+    def admits(self, key: str | None) -> bool:
+        """Return whether a caller with this key may come in; every digest is compared, each in constant time."""
+        if not self.api_keys:
+            return True
+        brought = "sha256:" + hashlib.sha256((key or "").encode("utf-8", "surrogateescape")).hexdigest()
+        matches = [hmac.compare_digest(brought, known) for known in self.api_keys]
+        return key is not None and any(matches)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach an address.
+
+    >>> [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::", "example.org", "")]
+    [True, True, True, False, False, False, False]
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _told(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False):
+        name = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{name} ({ENV_PREFIX}{name.split('.')[0].upper()}): {message}" if name else message)
+    return "these settings cannot be used: " + "; ".join(lines)
