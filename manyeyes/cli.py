@@ -1,0 +1,209 @@
+"""The command line: reads arguments and hands them to manyeyes/commands, where the work is.
+
+Exit codes: 0 done; 1 not one item could be labeled; 2 the call or the recipe cannot be used as it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from manyeyes.errors import ManyeyesError
+
+USAGE_ERROR = 2
+
+
+class _Group(TyperGroup):
+    """Shows every error of ours as one paragraph, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ManyeyesError as error:
+            from manyeyes.commands.screen import show_error
+
+            show_error(error)
+            raise typer.Exit(USAGE_ERROR) from error
+
+
+app = typer.Typer(
+    name="manyeyes",
+    help="Label images and texts with programs instead of clicks: many weak eyes, one strong label.",
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+recipe_app = typer.Typer(help="Work with recipes.", no_args_is_help=True)
+app.add_typer(recipe_app, name="recipe")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from manyeyes import __version__
+
+        typer.echo(f"manyeyes {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Label images and texts with programs instead of clicks: many weak eyes, one strong label."""
+
+
+@app.command()
+def label(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH…", help="Images, .txt files, tables (.csv, .jsonl) and folders.", show_default=False
+        ),
+    ],
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", "-r", metavar="FILE", help="The recipe, YAML or JSON.")
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes",
+            metavar="NAMES",
+            help='Instead of a recipe: class names, as "cat, dog, bird". A warm start.',
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="Where labels go: .parquet, .jsonl or .csv.")
+    ] = Path("labels.parquet"),
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Also write a report with pictures: .html."),
+    ] = None,
+    gold: Annotated[
+        Path | None,
+        typer.Option(
+            "--gold", metavar="FILE", help="Known labels that help to fit: a CSV with id and label."
+        ),
+    ] = None,
+    label_model: Annotated[
+        Path | None,
+        typer.Option("--label-model", metavar="FOLDER", help="Use a label model that was saved before."),
+    ] = None,
+    save_label_model: Annotated[
+        Path | None,
+        typer.Option("--save-label-model", metavar="FOLDER", help="Keep the label model that was fitted."),
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option("--clip", metavar="NAME", help="Another CLIP than the recipe's, as MobileCLIP2-S2."),
+    ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option("--detector", metavar="NAME", help="Another detector than the recipe's, as yolo11n."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Read only the first N items.")
+    ] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive/--no-recursive", help="Enter folders inside folders.")
+    ] = True,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keep what models saw, for the next run.")
+    ] = True,
+) -> None:
+    """Label images, texts and tables, with the reason for every label."""
+    from manyeyes.commands import label as command
+
+    options = command.Options(
+        paths=paths,
+        out=out,
+        recipe=recipe,
+        classes=classes,
+        report=report,
+        gold=gold,
+        label_model=label_model,
+        save_label_model=save_label_model,
+        clip=clip,
+        detector=detector,
+        limit=limit,
+        recursive=recursive,
+        cache=cache,
+    )
+    raise typer.Exit(command.run(options))
+
+
+@app.command()
+def explain(
+    item_id: Annotated[str, typer.Argument(metavar="ID", help="The id of a row: mostly the file's path.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            metavar="FILE",
+            help="Labels that manyeyes wrote; without it, those that were written last.",
+        ),
+    ] = None,
+) -> None:
+    """Say why an item has its label: the prior, what each function added, and the sum."""
+    from manyeyes.commands import explain as command
+
+    raise typer.Exit(command.run(item_id, labels=labels))
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str | None,
+        typer.Option("--host", metavar="HOST", help="Where to listen; without it, this machine only."),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", metavar="PORT", help="8000 where it is not set; 0 takes a free one."),
+    ] = None,
+    recipes: Annotated[
+        Path | None, typer.Option("--recipes", metavar="FOLDER", help="Recipes that callers may use by name.")
+    ] = None,
+) -> None:
+    """Serve recipes over HTTP. Everything else is set through MANYEYES_… variables; see docs/service.md."""
+    try:
+        from manyeyes.service.app import serve as serve_forever
+        from manyeyes.service.settings import ServiceSettings
+    except ModuleNotFoundError as error:
+        from manyeyes.errors import MissingDependency
+
+        raise MissingDependency(
+            f"the service needs the package {error.name}, which is not installed; run pip install 'manyeyes[serve]'"
+        ) from error
+    serve_forever(ServiceSettings.from_env(host=host, port=port, recipes_dir=recipes))
+
+
+@app.command()
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with files and digests.")] = False,
+) -> None:
+    """List the models that are known by name, and which of them are on this machine."""
+    from manyeyes.commands import models as command
+
+    raise typer.Exit(command.run(as_json=as_json))
+
+
+@recipe_app.command("check")
+def check_recipe(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The recipe, YAML or JSON.")],
+) -> None:
+    """Say whether a recipe can be used, what its functions read, and its version."""
+    from manyeyes.commands import recipe as command
+
+    raise typer.Exit(command.check(file))
+
+
+def main() -> None:
+    """Run the command line; the entry point of the ``manyeyes`` program."""
+    app()

@@ -1,0 +1,327 @@
+"""``manyeyes label``: from paths to a file of labels, a report and a table."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from manyeyes.commands import screen
+from manyeyes.commands.state import remember
+from manyeyes.errors import InvalidRecipe, InvalidRequest
+from manyeyes.report import SUFFIXES as REPORT_SUFFIXES
+from manyeyes.report import Run, write_report
+from manyeyes.sinks import check_destination, write_labels
+from manyeyes.sources import Broken, Read, read_items
+from manyeyes.types import Item, Label, Labels
+
+if TYPE_CHECKING:
+    from manyeyes.labeler import Labeler
+    from manyeyes.recipe import Recipe
+
+# Items up to here are listed before the first is labeled, so that the bar knows its end and the report has pictures.
+_LISTED: Final = 100_000
+_ERRORS_SHOWN: Final = 10
+BETTER: Final = {
+    "clip": "MobileCLIP2-S2 or ViT-B-32 (--clip)",
+    "detector": "yolo11n or yolo26n (--detector)",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks of ``label``; see ``manyeyes label --help``."""
+
+    paths: Sequence[Path]
+    out: Path
+    recipe: Path | None = None
+    classes: str | None = None
+    report: Path | None = None
+    label_model: Path | None = None
+    save_label_model: Path | None = None
+    gold: Path | None = None
+    limit: int | None = None
+    clip: str | None = None
+    detector: str | None = None
+    recursive: bool = True
+    cache: bool = True
+
+
+@dataclass
+class Stream(Sequence[Label]):
+    """Reads items on their way to the Labeler, and puts the rows back in the order in which they were read.
+
+    order: one entry a row; i ≥ 0 is the i-th item that was labeled, -1 - i the i-th that could not be read.
+    """
+
+    reads: Iterator[Read]
+    order: list[int] = field(default_factory=list)
+    broken: list[Broken] = field(default_factory=list)
+    items: dict[str, Item] = field(default_factory=dict)
+    labels: Labels | None = None
+
+    def __iter__(self) -> Iterator[Label]:
+        return (self[i] for i in range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: Any) -> Any:
+        place = self.order[index]
+        if place < 0:
+            broken = self.broken[-1 - place]
+            return Label(id=broken.id, status="error", error=broken.error)
+        if self.labels is None:
+            raise InvalidRequest("these items are not labeled yet")
+        return self.labels[place]
+
+    def sound(self) -> Iterator[Item]:
+        """Yield the items that can be given to the Labeler, and note the rest."""
+        given = 0
+        for read in self.reads:
+            if isinstance(read, Broken):
+                self.order.append(-1 - len(self.broken))
+                self.broken.append(read)
+                continue
+            self.order.append(given)
+            given += 1
+            if len(self.items) < _LISTED:
+                self.items[read.id] = read
+            yield read
+
+
+def run(options: Options) -> int:
+    """Label as the options say; return the exit code: 0, or 1 where not one item could be labeled."""
+    check_destination(options.out)
+    if options.report is not None:
+        check_destination(options.report, suffixes=REPORT_SUFFIXES)
+    recipe = chosen_recipe(options)
+    gold = None if options.gold is None else read_gold(options.gold)
+    labeler = _labeler(recipe, options)
+    _name_starters(recipe, labeler)
+
+    skipped: Counter[str] = Counter()
+    reads = islice(read_items(options.paths, recursive=options.recursive, skipped=skipped), options.limit)
+    listed = list(islice(reads, _LISTED))
+    known = sum(isinstance(read, Item) for read in listed) if len(listed) < _LISTED else None
+    stream = Stream(reads=_chain(listed, reads))
+    with screen.progress("labeling", total=known) as done:
+        votes, errors, ids = labeler.votes(stream.sound(), progress=done)
+    gold = None if gold is None else _known_gold(gold, stream)
+    if options.save_label_model is not None and labeler.label_model is None:
+        labeler.fit_votes(votes, errors, ids, gold=gold)
+    stream.labels = labeler.fuse(votes, errors, ids, gold=gold)
+    if options.save_label_model is not None:
+        labeler.save_label_model(options.save_label_model)
+
+    write_labels(options.out, stream, classes=recipe.classes, versions=stream.labels.versions)
+    remember(options.out)
+    heads, rows = lf_table(stream.labels)
+    if options.report is not None:
+        write_report(
+            options.report,
+            stream,
+            run=Run(
+                title=recipe.name,
+                description=recipe.description,
+                classes=recipe.classes,
+                versions=stream.labels.versions,
+                lf_heads=heads,
+                lfs=rows,
+                notes=_notes(skipped),
+            ),
+            items=stream.items,
+        )
+    return _tell(stream, options=options, heads=heads, rows=rows, recipe=recipe, skipped=skipped)
+
+
+def chosen_recipe(options: Options) -> Recipe:
+    """Return the recipe that the options name, with the models that they put in its place.
+
+    Raises InvalidRequest unless exactly one of recipe and classes is given, InvalidRecipe if it cannot be used.
+    """
+    from manyeyes.recipe import Recipe
+
+    if (options.recipe is None) == (options.classes is None):
+        came = "neither" if options.recipe is None else "both"
+        raise InvalidRequest(
+            f"{came} of --recipe and --classes were given; name a recipe file with --recipe recipe.yaml, or only the"
+            ' classes with --classes "cat, dog, bird"'
+        )
+    if options.recipe is not None:
+        recipe = Recipe.load(options.recipe)
+    else:
+        recipe = Recipe.warm_start(
+            [name.strip() for name in (options.classes or "").split(",") if name.strip()]
+        )
+    for kind, model in (("clip", options.clip), ("detector", options.detector)):
+        if model is not None:
+            recipe = _with_model(recipe, kind=kind, model=model)
+    return recipe
+
+
+def read_gold(path: Path) -> dict[str, str]:
+    """Return known labels from a CSV file with the columns id and label.
+
+    Raises InvalidRequest if the file cannot be read or lacks a column.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            missing = [column for column in ("id", "label") if column not in (reader.fieldnames or ())]
+            if missing:
+                raise InvalidRequest(
+                    f"{path} has the columns {', '.join(reader.fieldnames or ()) or '(none)'}; gold labels are a CSV"
+                    " with a header and the columns id and label"
+                )
+            return {row["id"]: row["label"] for row in reader if row["label"]}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidRequest(
+            f"cannot read the gold labels {path}: {error}; give a CSV with id and label"
+        ) from error
+
+
+def lf_table(labels: Labels) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return heads and rows of the table of labeling functions."""
+    from manyeyes.lfs.analysis import summarize
+
+    heads = ("function", "votes for", "coverage", "overlaps", "conflicts")
+    sound = [i for i in range(len(labels)) if i not in labels.errors]
+    rows = [
+        (
+            summary.name,
+            ", ".join(summary.polarity) or "–",
+            f"{summary.coverage:.1%}",
+            f"{summary.overlaps:.1%}",
+            f"{summary.conflicts:.1%}",
+        )
+        for summary in summarize(labels.votes, rows=sound)
+    ]
+    return heads, rows
+
+
+def _with_model(recipe: Recipe, *, kind: str, model: str) -> Recipe:
+    named = [name for name, spec in recipe.primitives.items() if spec.kind == kind]
+    if not named:
+        raise InvalidRecipe(
+            f"--{kind} {model}: recipe {recipe.name!r} has no primitive of kind {kind!r}; it has"
+            f" {', '.join(sorted(recipe.primitives)) or 'none'}. Leave the option out or add one"
+        )
+    changed = {
+        name: {
+            **spec.model_dump(mode="json", exclude_defaults=True),
+            "kind": kind,
+            "model": model,
+            "sha256": None,
+        }
+        if name in named
+        else spec.model_dump(mode="json", exclude_defaults=True)
+        for name, spec in recipe.primitives.items()
+    }
+    return type(recipe).parse(recipe.canonical() | {"primitives": changed}, source=recipe.name)
+
+
+def _labeler(recipe: Recipe, options: Options) -> Labeler:
+    from manyeyes.labeler import Labeler
+
+    if options.cache:
+        labeler = Labeler(recipe)
+    else:
+        from manyeyes.primitives.extractor import Extractor
+
+        labeler = Labeler(recipe, extractor=Extractor.for_specs(recipe.primitives, cache=None))
+    if options.label_model is not None:
+        labeler.load_label_model(options.label_model)
+    return labeler
+
+
+def _name_starters(recipe: Recipe, labeler: Labeler) -> None:
+    used = {name.partition(".")[0] for name in labeler.needs}
+    starters = sorted(
+        {spec.kind for name, spec in recipe.primitives.items() if name in used and spec.model == "starter"}
+        & set(BETTER)
+    )
+    if starters:
+        screen.say(
+            f"Using the starter {' and '.join(starters)}: good enough to try everything on everyday photos. Better, where"
+            f" a hub is in reach: {'; '.join(BETTER[kind] for kind in starters)}. See manyeyes models."
+        )
+
+
+def _known_gold(gold: Mapping[str, str], stream: Stream) -> dict[str, str]:
+    # A gold label of something that could not be read helps nobody, and is no mistake of the gold file.
+    broken = {broken.id for broken in stream.broken}
+    return {item_id: label for item_id, label in gold.items() if item_id not in broken}
+
+
+def _chain(listed: list[Read], rest: Iterator[Read]) -> Iterator[Read]:
+    yield from listed
+    yield from rest
+
+
+def _notes(skipped: Counter[str]) -> list[str]:
+    if not skipped:
+        return []
+    told = ", ".join(f"{count:,} {reason}" for reason, count in skipped.most_common())
+    return [f"Passed over, because they are no data: {told}."]
+
+
+def _tell(
+    stream: Stream,
+    *,
+    options: Options,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    recipe: Recipe,
+    skipped: Counter[str],
+) -> int:
+    console = screen.out()
+    counts: Counter[str] = Counter()
+    statuses: Counter[str] = Counter()
+    errors = []
+    for label in stream:
+        statuses[label.status] += 1
+        if label.label is not None:
+            counts[label.label] += 1
+        if label.error is not None and len(errors) < _ERRORS_SHOWN:
+            errors.append((label.id, label.error.code, str(label.error)))
+    if statuses["labeled"] + statuses["abstained"]:
+        console.print(screen.table("Labeling functions", heads, rows, words=("votes for",)))
+        console.print()
+        sound = statuses["labeled"] + statuses["abstained"]
+        per_class = [(name, f"{counts[name]:,}", f"{counts[name] / sound:.1%}") for name in recipe.classes]
+        per_class.append(
+            ("(abstained)", f"{statuses['abstained']:,}", f"{statuses['abstained'] / sound:.1%}")
+        )
+        console.print(screen.table("Labels", ("class", "items", "share"), per_class))
+        console.print()
+    if errors:
+        title = f"Errors: {statuses['error']:,}" + (
+            f" (the first {_ERRORS_SHOWN})" if statuses["error"] > _ERRORS_SHOWN else ""
+        )
+        console.print(
+            screen.table(title, ("item", "code", "what is wrong"), errors, words=("code", "what is wrong"))
+        )
+        console.print()
+    for note in _notes(skipped):
+        screen.say(note)
+    if not len(stream):
+        screen.say("There was nothing to label: no image, text or table row under the paths that were given.")
+    _say_written(options, n_rows=len(stream), statuses=statuses)
+    return 0 if statuses["labeled"] else 1
+
+
+def _say_written(options: Options, *, n_rows: int, statuses: Counter[str]) -> None:
+    told = (
+        f"{statuses['labeled']:,} labeled, {statuses['abstained']:,} abstained, {statuses['error']:,} errors"
+    )
+    screen.say(f"Wrote {n_rows:,} rows ({told}) to {os.fspath(options.out)}")
+    if options.report is not None:
+        screen.say(f"Wrote the report to {os.fspath(options.report)}")
+    if options.save_label_model is not None:
+        screen.say(f"Saved the label model in {os.fspath(options.save_label_model)}")
