@@ -81,10 +81,7 @@ def call_from_form(parts: Sequence[Part], *, max_items: int) -> Call:
             raise _refused("`texts` and `items` cannot be combined; write each text into its item")
         rows = _listed(_json(bytes(by_name["items"][0].data), what="`items`"), max_items=max_items)
         reads = [_form_item(row, files) for row in rows]
-        # JSON's true is Python's 1, which would pass for a file's number.
-        used = {
-            row.get("file") for row in rows if isinstance(row, dict) and not isinstance(row.get("file"), bool)
-        }
+        used = {_file_number(row, len(files)) for row in rows}
         if unused := [n for n in range(len(files)) if n not in used]:
             raise _refused(
                 f"files {unused[:10]} belong to no item; say which item each file is for, as in"
@@ -114,10 +111,11 @@ def _json_item(row: Any) -> Read:
 def _form_item(row: Any, files: Sequence[Part]) -> Read:
     try:
         _check_keys(row, _FORM_KEYS)
-        number = row.get("file")
-        if number is not None and (type(number) is not int or not 0 <= number < len(files)):
+        number = _file_number(row, len(files))
+        if number is None and row.get("file") is not None:
             raise InvalidItem(
-                f"`file` must be the number of one of the {len(files)} `files`, counted from 0, got {_quoted(number)}"
+                f"`file` must be the number of one of the {len(files)} `files`, counted from 0, got"
+                f" {_quoted(row['file'])}"
             )
         image = None if number is None else bytes(files[number].data)
         return Item(id="", image=image, text=_optional_text(row), metadata=_metadata(row))
@@ -235,8 +233,14 @@ def _named(
 
 
 def _file_names(rows: Sequence[Any], files: Sequence[Part]) -> list[str | None]:
-    numbers = [row.get("file") if isinstance(row, dict) else None for row in rows]
-    return [_base_name(files[n]) if type(n) is int and 0 <= n < len(files) else None for n in numbers]
+    numbers = [_file_number(row, len(files)) for row in rows]
+    return [None if number is None else _base_name(files[number]) for number in numbers]
+
+
+def _file_number(row: Any, n_files: int) -> int | None:
+    number = row.get("file") if isinstance(row, dict) else None
+    # JSON's true is Python's 1, and its 0.0 equals 0: neither is the number of a file.
+    return number if type(number) is int and 0 <= number < n_files else None
 
 
 def _base_name(part: Part) -> str | None:

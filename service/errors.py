@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -113,7 +114,7 @@ def problem_of(error: ManyeyesError | Refusal, *, request_id: str | None = None)
     return problem(STATUS[code], code, str(error), request_id=request_id, headers=headers, extra=extra)
 
 
-def handle_errors(app: FastAPI) -> None:
+def handle_errors(app: Starlette) -> None:
     """Make every error of an app a problem document."""
     app.add_exception_handler(ManyeyesError, _on_our_error)
     app.add_exception_handler(Refusal, _on_our_error)

@@ -41,6 +41,8 @@ def _digest(key: Any) -> str:
         raise ValueError(f"a key is a string, got {type(key).__name__}")
     if _DIGEST.fullmatch(key):
         return key
+    if not key.isascii() or not key.isprintable():
+        raise ValueError("a key travels in an HTTP header, so it is made of printable ASCII characters")
     if len(key) < _MIN_KEY_CHARS:
         # The key itself must not reach a terminal or a log.
         raise ValueError(f"a key has at least {_MIN_KEY_CHARS} characters; one of those given has {len(key)}")
@@ -134,7 +136,7 @@ class ServiceSettings(BaseModel):
         """Return whether a caller with this key may come in; every digest is compared, each in constant time."""
         if not self.api_keys:
             return True
-        brought = "sha256:" + hashlib.sha256((key or "").encode("utf-8", "surrogateescape")).hexdigest()
+        brought = "sha256:" + hashlib.sha256((key or "").encode("utf-8", "surrogatepass")).hexdigest()
         matches = [hmac.compare_digest(brought, known) for known in self.api_keys]
         return key is not None and any(matches)
 

@@ -1,0 +1,96 @@
+"""The operator's settings: read from the environment, refused with a reason, closed to strangers by default."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from manyeyes.errors import InvalidSettings
+from manyeyes.service.settings import ServiceSettings, is_loopback
+
+KEY = "a-key-that-is-long-enough"
+
+
+def test_defaults_are_what_the_docs_say() -> None:
+    settings = ServiceSettings()
+    assert (settings.max_body_bytes, settings.max_items) == (256 * 2**20, 1000)
+    assert (settings.host, settings.port, settings.api_keys) == ("127.0.0.1", 8000, ())
+
+
+def test_the_environment_sets_everything(tmp_path: Path) -> None:
+    settings = ServiceSettings.from_env(
+        {
+            "MANYEYES_RECIPES_DIR": str(tmp_path),
+            "MANYEYES_ALLOWED_MODELS": "starter, ViT-B-32",
+            "MANYEYES_MAX_BODY_BYTES": "1MiB",
+            "MANYEYES_MAX_ITEMS": "7",
+            "MANYEYES_HOST": "0.0.0.0",
+            "MANYEYES_API_KEYS": f"{KEY},sha256:{'0' * 64}",
+            "MANYEYES_PORT": "",
+            "MANYEYES_HOME": "/elsewhere",
+        }
+    )
+    assert settings.recipes_dir == tmp_path
+    assert settings.allowed_models == ("starter", "ViT-B-32")
+    assert (settings.max_body_bytes, settings.max_items, settings.port) == (2**20, 7, 8000)
+    assert len(settings.api_keys) == 2
+
+
+def test_what_is_passed_by_name_wins_over_the_environment() -> None:
+    settings = ServiceSettings.from_env({"MANYEYES_PORT": "9000"}, port=9001, host=None)
+    assert (settings.port, settings.host) == (9001, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"MANYEYES_PORT": "http"}, "port (MANYEYES_PORT)"),
+        ({"MANYEYES_PORT": "70000"}, "less than or equal to 65535"),
+        ({"MANYEYES_MAX_ITEMS": "0"}, "max_items"),
+        ({"MANYEYES_MAX_BODY_BYTES": "lots"}, "max_body_bytes"),
+        ({"MANYEYES_RECIPES_DIR": "/no/such/folder"}, "is not a folder"),
+        ({"MANYEYES_API_KEYS": "short"}, "at least 16 characters"),
+        ({"MANYEYES_API_KEYS": "ein-schlüssel-mit-umlaut"}, "printable ASCII"),
+    ],
+)
+def test_a_wrong_setting_is_named(environ: dict[str, str], told: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        ServiceSettings.from_env(environ)
+    assert told in str(caught.value)
+
+
+def test_a_key_never_shows() -> None:
+    settings = ServiceSettings(api_keys=KEY)
+    assert KEY not in repr(settings)
+    assert KEY not in settings.model_dump_json()
+    with pytest.raises(InvalidSettings) as caught:
+        ServiceSettings(api_keys="tooshort", port=-1)
+    assert "tooshort" not in str(caught.value)
+
+
+def test_keys_are_compared_by_digest() -> None:
+    settings = ServiceSettings(api_keys=(KEY, "sha256:" + hashlib.sha256(b"another-long-key").hexdigest()))
+    assert settings.admits(KEY)
+    assert settings.admits("another-long-key")
+    assert not settings.admits(None)
+    assert not settings.admits("")
+    assert not settings.admits(KEY + "x")
+    assert not settings.admits(settings.api_keys[0])  # the digest is not the key
+    assert not settings.admits("\ud800")
+    assert ServiceSettings().admits(None)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", "", "127.0.0.1.example.org"])
+def test_other_machines_need_a_key(host: str) -> None:
+    with pytest.raises(InvalidSettings, match="MANYEYES_API_KEYS"):
+        ServiceSettings(host=host)
+    assert ServiceSettings(host=host, api_keys=KEY).host == host
+    assert ServiceSettings(host=host, allow_unauthenticated=True).host == host
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost"])
+def test_this_machine_needs_none(host: str) -> None:
+    assert ServiceSettings(host=host).host == host
