@@ -73,8 +73,8 @@ def _csv_rows(path: Path, _: Limits) -> Iterator[tuple[int, dict[str, Any] | Ite
                     yield line, wrong
                     return
             elif len(cells) != len(header):
-                message = f"{path}, line {line} has {len(cells)} cells, but the header has {len(header)}; check its quotes"
-                yield line, InvalidItem(message)
+                came = f"{len(cells)} cells, but the header has {len(header)}"
+                yield line, InvalidItem(f"{path}, line {line} has {came}; check its quotes")
             else:
                 yield (
                     line,

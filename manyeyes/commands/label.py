@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from manyeyes.commands import screen
+from manyeyes.commands.recipe import chosen_recipe
 from manyeyes.commands.state import remember
-from manyeyes.errors import InvalidRecipe, InvalidRequest
+from manyeyes.errors import InvalidRequest
 from manyeyes.report import SUFFIXES as REPORT_SUFFIXES
 from manyeyes.report import Run, write_report
 from manyeyes.sinks import check_destination, write_labels
@@ -100,7 +101,11 @@ def run(options: Options) -> int:
     check_destination(options.out)
     if options.report is not None:
         check_destination(options.report, suffixes=REPORT_SUFFIXES)
-    recipe = chosen_recipe(options)
+    recipe = chosen_recipe(
+        file=options.recipe,
+        classes=options.classes,
+        models={"clip": options.clip, "detector": options.detector},
+    )
     gold = None if options.gold is None else read_gold(options.gold)
     labeler = _labeler(recipe, options)
     _name_starters(recipe, labeler)
@@ -121,7 +126,7 @@ def run(options: Options) -> int:
 
     write_labels(options.out, stream, classes=recipe.classes, versions=stream.labels.versions)
     remember(options.out)
-    heads, rows = lf_table(stream.labels)
+    heads, rows = lf_table(stream.labels, gold)
     if options.report is not None:
         write_report(
             options.report,
@@ -138,31 +143,6 @@ def run(options: Options) -> int:
             items=stream.items,
         )
     return _tell(stream, options=options, heads=heads, rows=rows, recipe=recipe, skipped=skipped)
-
-
-def chosen_recipe(options: Options) -> Recipe:
-    """Return the recipe that the options name, with the models that they put in its place.
-
-    Raises InvalidRequest unless exactly one of recipe and classes is given, InvalidRecipe if it cannot be used.
-    """
-    from manyeyes.recipe import Recipe
-
-    if (options.recipe is None) == (options.classes is None):
-        came = "neither" if options.recipe is None else "both"
-        raise InvalidRequest(
-            f"{came} of --recipe and --classes were given; name a recipe file with --recipe recipe.yaml, or only the"
-            ' classes with --classes "cat, dog, bird"'
-        )
-    if options.recipe is not None:
-        recipe = Recipe.load(options.recipe)
-    else:
-        recipe = Recipe.warm_start(
-            [name.strip() for name in (options.classes or "").split(",") if name.strip()]
-        )
-    for kind, model in (("clip", options.clip), ("detector", options.detector)):
-        if model is not None:
-            recipe = _with_model(recipe, kind=kind, model=model)
-    return recipe
 
 
 def read_gold(path: Path) -> dict[str, str]:
@@ -186,44 +166,30 @@ def read_gold(path: Path) -> dict[str, str]:
         ) from error
 
 
-def lf_table(labels: Labels) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return heads and rows of the table of labeling functions."""
+def lf_table(labels: Labels, gold: Mapping[str, str] | None) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return heads and rows of the table of labeling functions, the last row for all of them together.
+
+    gold: known labels; with them, the table says how often each function was right.
+    """
+    from manyeyes.labeler import gold_indices
     from manyeyes.lfs.analysis import summarize
 
+    truth = gold_indices(gold, labels.ids, labels.votes.class_names)
+    summary = summarize(labels.votes, gold=truth, errors=list(labels.errors))
     heads = ("function", "votes for", "coverage", "overlaps", "conflicts")
-    sound = [i for i in range(len(labels)) if i not in labels.errors]
     rows = [
-        (
-            summary.name,
-            ", ".join(summary.polarity) or "–",
-            f"{summary.coverage:.1%}",
-            f"{summary.overlaps:.1%}",
-            f"{summary.conflicts:.1%}",
-        )
-        for summary in summarize(labels.votes, rows=sound)
+        (lf.name, ", ".join(lf.polarity) or "–", *_shares(lf.coverage, lf.overlaps, lf.conflicts))
+        for lf in summary.lfs
     ]
-    return heads, rows
+    rows.append(("(any)", "", *_shares(summary.coverage, summary.overlaps, summary.conflicts)))
+    if truth is None:
+        return heads, rows
+    right = ["–" if lf.accuracy is None else f"{lf.accuracy:.1%}" for lf in summary.lfs]
+    return (*heads, "right"), [(*row, cell) for row, cell in zip(rows, [*right, ""], strict=True)]
 
 
-def _with_model(recipe: Recipe, *, kind: str, model: str) -> Recipe:
-    named = [name for name, spec in recipe.primitives.items() if spec.kind == kind]
-    if not named:
-        raise InvalidRecipe(
-            f"--{kind} {model}: recipe {recipe.name!r} has no primitive of kind {kind!r}; it has"
-            f" {', '.join(sorted(recipe.primitives)) or 'none'}. Leave the option out or add one"
-        )
-    changed = {
-        name: {
-            **spec.model_dump(mode="json", exclude_defaults=True),
-            "kind": kind,
-            "model": model,
-            "sha256": None,
-        }
-        if name in named
-        else spec.model_dump(mode="json", exclude_defaults=True)
-        for name, spec in recipe.primitives.items()
-    }
-    return type(recipe).parse(recipe.canonical() | {"primitives": changed}, source=recipe.name)
+def _shares(*shares: float) -> tuple[str, ...]:
+    return tuple(f"{share:.1%}" for share in shares)
 
 
 def _labeler(recipe: Recipe, options: Options) -> Labeler:
@@ -242,14 +208,12 @@ def _labeler(recipe: Recipe, options: Options) -> Labeler:
 
 def _name_starters(recipe: Recipe, labeler: Labeler) -> None:
     used = {name.partition(".")[0] for name in labeler.needs}
-    starters = sorted(
-        {spec.kind for name, spec in recipe.primitives.items() if name in used and spec.model == "starter"}
-        & set(BETTER)
-    )
+    specs = [spec for name, spec in recipe.primitives.items() if name in used]
+    starters = sorted({spec.kind for spec in specs if spec.model == "starter"} & set(BETTER))
     if starters:
         screen.say(
-            f"Using the starter {' and '.join(starters)}: good enough to try everything on everyday photos. Better, where"
-            f" a hub is in reach: {'; '.join(BETTER[kind] for kind in starters)}. See manyeyes models."
+            f"Using the starter {' and '.join(starters)}: good enough to try everything on everyday photos. Better,"
+            f" where a hub is in reach: {'; '.join(BETTER[kind] for kind in starters)}. See manyeyes models."
         )
 
 
@@ -283,7 +247,7 @@ def _tell(
     console = screen.out()
     counts: Counter[str] = Counter()
     statuses: Counter[str] = Counter()
-    errors = []
+    errors: list[tuple[str, str, str]] = []
     for label in stream:
         statuses[label.status] += 1
         if label.label is not None:

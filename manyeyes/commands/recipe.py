@@ -1,12 +1,18 @@
-"""``manyeyes recipe check``: whether a recipe can be used, and what its version is."""
+"""The recipe of a command, and ``manyeyes recipe check``: whether one can be used, and what its version is."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from manyeyes.commands import screen
+from manyeyes.errors import InvalidRecipe, InvalidRequest
+
+if TYPE_CHECKING:
+    from manyeyes.recipe import Recipe
 
 
 def check(path: Path) -> int:
@@ -27,3 +33,50 @@ def check(path: Path) -> int:
     console.print(screen.table("", ("function", "kind", "reads"), rows, words=("kind", "reads")))
     console.print(Text(f"version {recipe.version}"))
     return 0
+
+
+def chosen_recipe(
+    *, file: Path | None, classes: str | None, models: Mapping[str, str | None] | None = None
+) -> Recipe:
+    """Return the recipe of a file, or a warm start from class names, with other models put in.
+
+    classes: names with commas between them. models: kind of primitive → the model to use instead, or None.
+    Raises InvalidRequest unless exactly one of recipe and classes is given, InvalidRecipe if it cannot be used.
+    """
+    from manyeyes.recipe import Recipe
+
+    if (file is None) == (classes is None):
+        came = "neither" if file is None else "both"
+        raise InvalidRequest(
+            f"{came} of --recipe and --classes were given; name a recipe file with --recipe recipe.yaml, or only the"
+            ' classes with --classes "cat, dog, bird"'
+        )
+    if file is not None:
+        recipe = Recipe.load(file)
+    else:
+        recipe = Recipe.warm_start([name.strip() for name in (classes or "").split(",") if name.strip()])
+    for kind, model in (models or {}).items():
+        if model is not None:
+            recipe = _with_model(recipe, kind=kind, model=model)
+    return recipe
+
+
+def _with_model(recipe: Recipe, *, kind: str, model: str) -> Recipe:
+    named = [name for name, spec in recipe.primitives.items() if spec.kind == kind]
+    if not named:
+        raise InvalidRecipe(
+            f"--{kind} {model}: recipe {recipe.name!r} has no primitive of kind {kind!r}; it has"
+            f" {', '.join(sorted(recipe.primitives)) or 'none'}. Leave the option out or add one"
+        )
+    changed = {
+        name: {
+            **spec.model_dump(mode="json", exclude_defaults=True),
+            "kind": kind,
+            "model": model,
+            "sha256": None,
+        }
+        if name in named
+        else spec.model_dump(mode="json", exclude_defaults=True)
+        for name, spec in recipe.primitives.items()
+    }
+    return type(recipe).parse(recipe.canonical() | {"primitives": changed}, source=recipe.name)
