@@ -107,7 +107,11 @@ class Labeler:
         return votes, errors, tuple(ids)
 
     def fit(
-        self, items: Iterable[Item], gold: Mapping[str, str] | None = None, *, progress: Progress | None = None
+        self,
+        items: Iterable[Item],
+        gold: Mapping[str, str] | None = None,
+        *,
+        progress: Progress | None = None,
     ) -> Self:
         """Fit the recipe's label model on some items and keep it; return self.
 
@@ -156,7 +160,11 @@ class Labeler:
         for start in range(0, n, 65_536):  # a block bounds the label model's float64 scratch space
             rows = slice(start, start + 65_536)
             block = Votes(
-                votes.classes[rows], votes.scores[rows], votes.class_names, votes.lf_names, shared=votes.shared
+                votes.classes[rows],
+                votes.scores[rows],
+                votes.class_names,
+                votes.lf_names,
+                shared=votes.shared,
             )
             probs[rows] = model.predict_proba(block)
             top, second = top_two(probs[rows])
@@ -253,7 +261,9 @@ def gold_indices(
                 f" {', '.join(classes)}{nearest(name, classes)}"
             )
         if item_id not in position:
-            raise InvalidRequest(f"gold names item {item_id!r}, which is not among the items{nearest(item_id, ids)}")
+            raise InvalidRequest(
+                f"gold names item {item_id!r}, which is not among the items{nearest(item_id, ids)}"
+            )
         indices[position[item_id]] = list(classes).index(name)
     return indices
 

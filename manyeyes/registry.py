@@ -59,6 +59,12 @@ def load(group: Group, name: str) -> Any:
     for entry in entry_points(group=group):
         if entry.name == name:
             return entry.load()
-    what = {"manyeyes.primitives": "primitive", "manyeyes.lfs": "LF kind", "manyeyes.label_models": "label model"}
+    what = {
+        "manyeyes.primitives": "primitive",
+        "manyeyes.lfs": "LF kind",
+        "manyeyes.label_models": "label model",
+    }
     allowed = names(group)
-    raise InvalidRecipe(f"unknown {what[group]} {name!r}; allowed: {', '.join(allowed)}{nearest(name, allowed)}")
+    raise InvalidRecipe(
+        f"unknown {what[group]} {name!r}; allowed: {', '.join(allowed)}{nearest(name, allowed)}"
+    )

@@ -77,7 +77,9 @@ class Votes:
         if self.classes.shape[1] != len(self.lf_names):
             raise InvalidVotes(f"{self.classes.shape[1]} columns of votes, but {len(self.lf_names)} LF names")
         if not np.issubdtype(self.classes.dtype, np.signedinteger):
-            raise InvalidVotes(f"votes must be signed integers, got {self.classes.dtype}; ABSTAIN is {ABSTAIN}")
+            raise InvalidVotes(
+                f"votes must be signed integers, got {self.classes.dtype}; ABSTAIN is {ABSTAIN}"
+            )
         if self.classes.size:
             low, high = int(self.classes.min()), int(self.classes.max())
             if low < ABSTAIN or high >= self.n_classes:
@@ -161,7 +163,9 @@ class Label:
             "probs": dict(self.probs),
             "runner_up": self.runner_up,
             "prior": self.prior,
-            "reasons": [{"lf": r.lf, "vote": r.vote, "score": r.score, "moved": r.moved} for r in self.reasons],
+            "reasons": [
+                {"lf": r.lf, "vote": r.vote, "score": r.score, "moved": r.moved} for r in self.reasons
+            ],
         }
         return row
 

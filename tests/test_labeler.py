@@ -68,10 +68,18 @@ def test_the_path_from_items_to_explained_labels(recipe: Recipe) -> None:
 
 def test_one_bad_item_is_one_error_row(recipe: Recipe) -> None:
     good = items(9)
-    bad = [Item("empty"), Item("broken", image=b"\xff\xd8\xff not a photo"), Item("gone", image=Path("no/such.jpg"))]
+    bad = [
+        Item("empty"),
+        Item("broken", image=b"\xff\xd8\xff not a photo"),
+        Item("gone", image=Path("no/such.jpg")),
+    ]
     labels = Labeler(recipe).label([*good[:4], *bad, *good[4:]])
     assert [label.status for label in labels[4:7]] == ["error"] * 3
-    assert [label.error.code for label in labels[4:7]] == ["empty_item", "undecodable_image", "unreadable_item"]
+    assert [label.error.code for label in labels[4:7]] == [
+        "empty_item",
+        "undecodable_image",
+        "unreadable_item",
+    ]
     assert np.isnan(labels.probs[4:7]).all() and (labels.label[4:7] == ABSTAIN).all()
     without = Labeler(recipe).label(good)
     assert as_rows([*labels[:4], *labels[7:]]) == as_rows(without)
