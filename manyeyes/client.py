@@ -256,12 +256,13 @@ class _InProcess(httpx.BaseTransport):
 
 
 def _body(form: Form, recipe: str) -> dict[str, Any]:
-    # As files without a file name, since a field of httpx's `data` would be url-encoded where there is no image.
+    # Without file names, which HTTP libraries write in ways of their own; all fields are "files" to httpx, since it
+    # would url-encode a form that has none.
     fields: list[tuple[str, tuple[str | None, bytes | str, str]]] = [
         ("recipe", (None, recipe, "text/plain; charset=utf-8")),
         ("items", (None, f"[{','.join(form.entries)}]", "application/json")),
     ]
-    images = [("files", (str(n), data, "application/octet-stream")) for n, data in enumerate(form.files)]
+    images = [("files", (None, data, "application/octet-stream")) for data in form.files]
     return {"files": [*fields, *images]}
 
 

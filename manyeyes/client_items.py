@@ -20,6 +20,7 @@ from manyeyes.errors import (
     InvalidRecipe,
     InvalidRequest,
     ItemError,
+    UndecodableImage,
     UnreadableItem,
     nearest,
 )
@@ -156,15 +157,29 @@ def recipe_text(recipe: RecipeLike) -> str:
 
 def _entry(item: Item, file: int | None) -> str:
     try:
-        told = {"id": item.id, "file": file, "text": item.text, "metadata": dict(item.metadata) or None}
-        entry = json.dumps({key: value for key, value in told.items() if value is not None}, allow_nan=False)
-        entry.encode()
+        told = {"id": item.id, "file": file, "text": item.text, "metadata": _metadata(item) or None}
+        present = {key: value for key, value in told.items() if value is not None}
+        entry = json.dumps(present, allow_nan=False, ensure_ascii=False)
+        entry.encode()  # A lone surrogate is no text, and would make the whole call unreadable.
     except (TypeError, ValueError) as error:
         raise InvalidItem(
             f"item {item.id!r} cannot be written as JSON ({error}); ids and texts are str, metadata is flat and holds"
             " str, int, float, bool or None"
         ) from error
     return entry
+
+
+def _metadata(item: Item) -> dict[str, Any]:
+    """Return an item's metadata, with the name of its file where its id does not say it.
+
+    LFs may read the file name, and a file that was sent has no path any more.
+    """
+    metadata = dict(item.metadata)
+    if isinstance(item.image, (str, os.PathLike)):
+        name = Path(os.fspath(item.image)).name
+        if name != item.id.replace("\\", "/").rpartition("/")[2] or "://" in item.id:
+            metadata.setdefault("filename", name)
+    return metadata
 
 
 def _file_bytes(path: Path, max_bytes: int) -> bytes:
@@ -176,7 +191,7 @@ def _file_bytes(path: Path, max_bytes: int) -> bytes:
         if status.st_size > max_bytes:
             raise _too_large(str(path), status.st_size, max_bytes)
         return path.read_bytes()
-    except UnreadableItem:
+    except ItemError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL character
         raise UnreadableItem(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
@@ -189,6 +204,10 @@ def _too_large(what: str, n_bytes: int, max_bytes: int) -> ImageTooLarge:
 def _encoded(image: PILImage) -> bytes:
     # Without loss, so that the service sees the pixels that are here.
     stream = io.BytesIO()
+    try:
+        image.load()  # PIL reads pixels late, and says only now that the file is damaged.
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UndecodableImage(f"the PIL image's data is damaged or ends early: {error}") from error
     try:
         image.save(stream, format="PNG" if image.mode in _PNG_MODES else "TIFF", exif=image.getexif())
     except (OSError, ValueError) as error:

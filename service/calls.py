@@ -6,30 +6,32 @@ becomes an :class:`ItemError` in its place, and the others are labeled.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from pydantic_core import from_json
 
-from manyeyes.errors import InvalidItem, InvalidRequest, ItemError, RequestTooLarge, nearest
+from manyeyes.errors import InvalidRequest, RequestTooLarge, nearest
 from manyeyes.service.errors import Refusal
+from manyeyes.service.items import (
+    MAX_ID_CHARS,
+    Read,
+    file_number,
+    form_item,
+    is_id,
+    json_item,
+    kind_of,
+    plain_item,
+)
 from manyeyes.service.multipart import Part
 from manyeyes.service.schemas import EXAMPLE_CALL
-from manyeyes.types import Item, MetadataValue
-
-Read: TypeAlias = "Item | ItemError"
+from manyeyes.types import Item
 
 _CALL_KEYS: Final = ("recipe", "items")
-_JSON_KEYS: Final = ("id", "image", "text", "metadata")
-_FORM_KEYS: Final = ("id", "file", "text", "metadata")
 _FIELDS: Final = ("recipe", "items", "files", "texts")
-_MAX_ID_CHARS: Final = 1024
-_MAX_INT: Final = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +49,14 @@ def call_from_json(body: bytes, *, max_items: int) -> Call:
     """
     told = _json(body, what="the body")
     if not isinstance(told, dict):
-        raise _refused(f"the body must be one JSON object with `recipe` and `items`, got {_kind(told)}")
+        raise _refused(f"the body must be one JSON object with `recipe` and `items`, got {kind_of(told)}")
     for key in told:
         if key not in _CALL_KEYS:
             raise _refused(
                 f"unknown key {key!r} in the call; allowed: {', '.join(_CALL_KEYS)}{nearest(key, _CALL_KEYS)}"
             )
     rows = _listed(told.get("items"), max_items=max_items)
-    return Call(recipe=_recipe(told.get("recipe")), rows=_named(rows, [_json_item(row) for row in rows]))
+    return Call(recipe=_recipe(told.get("recipe")), rows=_named(rows, [json_item(row) for row in rows]))
 
 
 def call_from_form(parts: Sequence[Part], *, max_items: int) -> Call:
@@ -80,8 +82,8 @@ def call_from_form(parts: Sequence[Part], *, max_items: int) -> Call:
         if texts:
             raise _refused("`texts` and `items` cannot be combined; write each text into its item")
         rows = _listed(_json(bytes(by_name["items"][0].data), what="`items`"), max_items=max_items)
-        reads = [_form_item(row, files) for row in rows]
-        used = {_file_number(row, len(files)) for row in rows}
+        reads = [form_item(row, files) for row in rows]
+        used = {file_number(row, len(files)) for row in rows}
         if unused := [n for n in range(len(files)) if n not in used]:
             raise _refused(
                 f"files {unused[:10]} belong to no item; say which item each file is for, as in"
@@ -96,105 +98,8 @@ def call_from_form(parts: Sequence[Part], *, max_items: int) -> Call:
     n_items = max(len(files), len(texts))
     _counted(n_items, max_items)
     rows = [{} for _ in range(n_items)]
-    reads = [_plain_item(files[n] if files else None, texts[n] if texts else None) for n in range(n_items)]
+    reads = [plain_item(files[n] if files else None, texts[n] if texts else None) for n in range(n_items)]
     return Call(recipe=recipe, rows=_named(rows, reads, names=[_base_name(part) for part in files]))
-
-
-def _json_item(row: Any) -> Read:
-    try:
-        _check_keys(row, _JSON_KEYS)
-        return Item(id="", image=_image(row.get("image")), text=_optional_text(row), metadata=_metadata(row))
-    except ItemError as error:
-        return error
-
-
-def _form_item(row: Any, files: Sequence[Part]) -> Read:
-    try:
-        _check_keys(row, _FORM_KEYS)
-        number = _file_number(row, len(files))
-        if number is None and row.get("file") is not None:
-            raise InvalidItem(
-                f"`file` must be the number of one of the {len(files)} `files`, counted from 0, got"
-                f" {_quoted(row['file'])}"
-            )
-        image = None if number is None else bytes(files[number].data)
-        return Item(id="", image=image, text=_optional_text(row), metadata=_metadata(row))
-    except ItemError as error:
-        return error
-
-
-def _plain_item(file: Part | None, text: Part | None) -> Read:
-    try:
-        return Item(
-            id="",
-            image=None if file is None else bytes(file.data),
-            text=None if text is None else _item_text(text),
-        )
-    except ItemError as error:
-        return error
-
-
-def _check_keys(row: Any, allowed: Sequence[str]) -> None:
-    if not isinstance(row, dict):
-        raise InvalidItem(f"an item must be a JSON object with {', '.join(allowed)}, got {_kind(row)}")
-    for key in row:
-        if key not in allowed:
-            raise InvalidItem(
-                f"unknown key {key!r} in an item; allowed: {', '.join(allowed)}{nearest(key, allowed)}"
-            )
-    if not _is_id(row.get("id")):
-        raise InvalidItem(
-            f"an id must be a string of 1 to {_MAX_ID_CHARS} characters, got {_quoted(row['id'])}"
-        )
-
-
-def _is_id(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and 0 < len(value) <= _MAX_ID_CHARS)
-
-
-def _image(value: Any) -> bytes | None:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise InvalidItem(f"`image` must be a string of base64, got {_kind(value)}")
-    if value.startswith("data:"):
-        head, comma, value = value.partition(",")
-        if not comma or not head.endswith(";base64"):
-            raise InvalidItem(f"a data URL must read data:image/…;base64,…, got {_quoted(head)}")
-    if any(space in value for space in "\r\n \t"):  # `base64` on the command line wraps its lines.
-        value = "".join(value.split())
-    try:
-        return base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError) as error:
-        hint = ""
-        if len(value) < 4096 and any(mark in value for mark in ("://", ".", "\\", "~")):
-            hint = " Paths and URLs are never read over HTTP: send the bytes of the file."
-        raise InvalidItem(f"`image` is not base64 ({error}); it begins {_quoted(value)}.{hint}") from error
-
-
-def _optional_text(row: Mapping[str, Any]) -> str | None:
-    text = row.get("text")
-    if text is not None and not isinstance(text, str):
-        raise InvalidItem(f"`text` must be a string, got {_kind(text)}")
-    return text
-
-
-def _metadata(row: Mapping[str, Any]) -> dict[str, MetadataValue]:
-    metadata = row.get("metadata")
-    if metadata is None:
-        return {}
-    if not isinstance(metadata, dict):
-        raise InvalidItem(f"`metadata` must be an object of names and plain values, got {_kind(metadata)}")
-    for name, value in metadata.items():
-        if value is not None and not isinstance(value, (str, int, float, bool)):
-            raise InvalidItem(
-                f"metadata {name!r} must be a string, a number, true, false or null, got {_kind(value)}; flatten it"
-            )
-        if isinstance(value, int) and not -_MAX_INT <= value < _MAX_INT:
-            raise InvalidItem(
-                f"metadata {name!r} is a whole number of more than 64 bits; send it as a string"
-            )
-    return metadata
 
 
 def _named(
@@ -202,10 +107,11 @@ def _named(
 ) -> tuple[tuple[str, Read], ...]:
     """Give every row its id: the caller's, else its file's name, else ``item-<position>``, made unique by ``#2``, ….
 
+    names: the file's name of each row. Where the id does not say it, it goes into the metadata: LFs may read it.
     Raises InvalidRequest if the caller gave the same id twice: no answer could tell such rows apart.
     """
     given = [
-        row["id"] if isinstance(row, dict) and row.get("id") and _is_id(row["id"]) else None for row in rows
+        row["id"] if isinstance(row, dict) and row.get("id") and is_id(row["id"]) else None for row in rows
     ]
     repeated = [
         name for name, count in Counter(name for name in given if name is not None).items() if count > 1
@@ -218,34 +124,32 @@ def _named(
     taken = {name for name in given if name is not None}
     named: list[tuple[str, Read]] = []
     for position, (own, read) in enumerate(zip(given, reads, strict=True)):
+        file_name = names[position] if position < len(names) else None
         name = own
         if name is None:
-            made = (names[position] if position < len(names) else None) or f"item-{position}"
+            made = file_name or f"item-{position}"
             name, count = made, 1
             while name in taken:
                 count += 1
                 name = f"{made}#{count}"
             taken.add(name)
         if isinstance(read, Item):
-            read = Item(id=name, image=read.image, text=read.text, metadata=read.metadata)
+            metadata = dict(read.metadata)
+            if file_name not in (None, name):
+                metadata.setdefault("filename", file_name)
+            read = Item(id=name, image=read.image, text=read.text, metadata=metadata)
         named.append((name, read))
     return tuple(named)
 
 
 def _file_names(rows: Sequence[Any], files: Sequence[Part]) -> list[str | None]:
-    numbers = [_file_number(row, len(files)) for row in rows]
+    numbers = [file_number(row, len(files)) for row in rows]
     return [None if number is None else _base_name(files[number]) for number in numbers]
-
-
-def _file_number(row: Any, n_files: int) -> int | None:
-    number = row.get("file") if isinstance(row, dict) else None
-    # JSON's true is Python's 1, and its 0.0 equals 0: neither is the number of a file.
-    return number if type(number) is int and 0 <= number < n_files else None
 
 
 def _base_name(part: Part) -> str | None:
     # Old browsers send whole paths, with the separators of their own system.
-    return PurePosixPath((part.filename or "").replace("\\", "/")).name[:_MAX_ID_CHARS] or None
+    return PurePosixPath((part.filename or "").replace("\\", "/")).name[:MAX_ID_CHARS] or None
 
 
 def _recipe(value: Any) -> str | Mapping[str, Any]:
@@ -254,13 +158,13 @@ def _recipe(value: Any) -> str | Mapping[str, Any]:
             "the call names no recipe; `recipe` is the name of a stored one (GET /v1/recipes), or a whole one"
         )
     if not isinstance(value, (str, dict)):
-        raise _refused(f"`recipe` must be a name, a YAML text or an object, got {_kind(value)}")
+        raise _refused(f"`recipe` must be a name, a YAML text or an object, got {kind_of(value)}")
     return value
 
 
 def _listed(value: Any, *, max_items: int) -> list[Any]:
     if value is not None and not isinstance(value, list):
-        raise _refused(f"`items` must be a list of objects, got {_kind(value)}")
+        raise _refused(f"`items` must be a list of objects, got {kind_of(value)}")
     _counted(len(value or ()), max_items)
     return value or []
 
@@ -290,24 +194,5 @@ def _text(part: Part, *, what: str) -> str:
         ) from error
 
 
-def _item_text(part: Part) -> str:
-    try:
-        return part.data.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidItem(
-            f"the text is not UTF-8: byte 0x{part.data[error.start]:02x} at {error.start}; send it as UTF-8"
-        ) from error
-
-
 def _refused(message: str) -> Refusal:
     return Refusal(InvalidRequest(message), example=EXAMPLE_CALL)
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-def _quoted(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "…" + shown[-1]

@@ -20,11 +20,10 @@ from manyeyes.errors import ServiceUnavailable
 from manyeyes.labeler import Labeler
 from manyeyes.primitives.cache import Cache
 from manyeyes.primitives.extractor import Extractor
-from manyeyes.service.calls import Read
 from manyeyes.service.errors import Refusal
+from manyeyes.service.items import Read
 from manyeyes.service.recipes import ServedRecipe
 from manyeyes.service.settings import ServiceSettings
-from manyeyes.settings import home
 from manyeyes.types import Item, Label, Versions
 
 _MAX_RETRY_AFTER_S = 60
@@ -124,8 +123,6 @@ def make_labeler(served: ServedRecipe, settings: ServiceSettings) -> Labeler:
     """
     labeler = Labeler(
         served.recipe,
-        extractor=Extractor.for_specs(
-            dict(served.recipe.primitives), cache=Cache.shared(home() / "cache"), limits=settings.limits
-        ),
+        extractor=Extractor.for_specs(dict(served.recipe.primitives), cache=Cache(), limits=settings.limits),
     )
     return labeler if served.label_model is None else labeler.load_label_model(served.label_model)

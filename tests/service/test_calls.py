@@ -137,7 +137,8 @@ def test_files_alone_are_named_after_themselves() -> None:
         ("files", PNG),
     )
     assert [name for name, _ in call.rows] == ["a.png", "a.png#2", "a.png#3", "item-3"]
-    assert call.rows[1][1] == Item("a.png#2", PNG)
+    assert call.rows[0][1] == Item("a.png", PNG)
+    assert call.rows[1][1] == Item("a.png#2", PNG, metadata={"filename": "a.png"})
 
 
 def test_texts_alone_and_texts_beside_files() -> None:
@@ -155,7 +156,7 @@ def test_items_say_what_belongs_together() -> None:
     assert [name for name, _ in call.rows] == ["one.png", "b", "item-2"]
     assert [read for _, read in call.rows] == [
         Item("one.png", b"1", metadata={"price": 3}),
-        Item("b", b"0", "t"),
+        Item("b", b"0", "t", {"filename": "zero.png"}),
         Item("item-2", text="alone"),
     ]
 
