@@ -132,10 +132,10 @@ def thumbnail(item: Item, *, limits: Limits, size: int = _THUMBNAIL_PX) -> str |
     """Return an item's picture as the data URI of a JPEG with at most ``size`` pixels a side; None without one."""
     if item.image is None:
         return None
-    from manyeyes.primitives.images import decode
+    from manyeyes.primitives.images import decode_image
 
     try:
-        picture = decode(item, limits=limits).pixels.copy()
+        picture = decode_image(item.image, limits).pixels.copy()
     except ItemError:
         return None
     picture.thumbnail((size, size))

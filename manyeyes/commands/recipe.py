@@ -68,15 +68,9 @@ def _with_model(recipe: Recipe, *, kind: str, model: str) -> Recipe:
             f"--{kind} {model}: recipe {recipe.name!r} has no primitive of kind {kind!r}; it has"
             f" {', '.join(sorted(recipe.primitives)) or 'none'}. Leave the option out or add one"
         )
-    changed = {
-        name: {
-            **spec.model_dump(mode="json", exclude_defaults=True),
-            "kind": kind,
-            "model": model,
-            "sha256": None,
-        }
-        if name in named
-        else spec.model_dump(mode="json", exclude_defaults=True)
-        for name, spec in recipe.primitives.items()
-    }
-    return type(recipe).parse(recipe.canonical() | {"primitives": changed}, source=recipe.name)
+    document = recipe.document()
+    for name in named:
+        # The digest that the recipe pins is that of the model it names.
+        kept = {field: value for field, value in document["primitives"][name].items() if field != "sha256"}
+        document["primitives"][name] = kept | {"model": model}
+    return type(recipe).parse(document, source=recipe.name)
