@@ -68,7 +68,7 @@ def show(title: str, bars: list[Bar], *, as_json: bool) -> int:
 
 
 def unpack(archive: Path, folder: Path, *, per_class: int | None = None) -> Path:
-    """Extract ``<class>/<name>`` members of a zip file into a folder, the first ``per_class`` of each class; return it."""
+    """Extract the first ``per_class`` ``<class>/<name>`` members of each class into a folder; return it."""
     seen: dict[str, int] = {}
     with ZipFile(archive) as source:
         for name in sorted(source.namelist()):

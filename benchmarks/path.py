@@ -33,6 +33,7 @@ def photos(folder: Path) -> list[Item]:
 
 
 def gold_of(items: list[Item], classes: tuple[str, ...]) -> np.ndarray:
+    """Return the class index of every item, read off its folder: int, shape (n_items,)."""
     return np.array([classes.index(item.id.partition("/")[0]) for item in items])
 
 
@@ -148,6 +149,7 @@ def parity_bars(recipe: Recipe, folder: Path, items: list[Item], scratch: Path) 
 
 
 def main() -> int:
+    """Measure and print; return the exit code."""
     options = arguments(__doc__).parse_args()
     recipe = Recipe.load(GARMENTS)
     with tempfile.TemporaryDirectory() as name:

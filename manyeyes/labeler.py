@@ -198,7 +198,10 @@ class Labeler:
         self.label_model.save(path)
 
     def load_label_model(self, path: str | os.PathLike[str]) -> Self:
-        """Use a label model from a folder; return self. Raises InvalidRecipe if it was fitted for other classes or LFs."""
+        """Use a label model from a folder; return self.
+
+        Raises InvalidRecipe if it was fitted for other classes or LFs.
+        """
         model = load_label_model(path)
         names = tuple(lf.name for lf in self._lfs)
         if (model.class_names_, model.lf_names_) != (tuple(self.recipe.classes), names):

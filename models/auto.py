@@ -73,5 +73,6 @@ class Auto(LabelModel):
         self.why_ = header["why"]
         prefix = "choice."
         self.choice_._restore(
-            header["choice"], {key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)}
+            header["choice"],
+            {key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)},
         )

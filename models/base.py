@@ -57,7 +57,9 @@ class LabelModel:
     class_names_: tuple[str, ...]
     lf_names_: tuple[str, ...]
 
-    def fit(self, votes: Votes, gold: Gold | None = None, *, shared: Sequence[Sequence[str]] | None = None) -> Self:
+    def fit(
+        self, votes: Votes, gold: Gold | None = None, *, shared: Sequence[Sequence[str]] | None = None
+    ) -> Self:
         """Learn from votes, forget earlier fits, return self.
 
         gold: known labels, shape (n_items,), ABSTAIN where unknown. shared: which primitives each LF reads; defaults to
@@ -65,7 +67,8 @@ class LabelModel:
         """
         if gold is not None:
             gold = np.asarray(gold)
-            if gold.shape != (votes.n_items,) or (gold.size and (gold.min() < ABSTAIN or gold.max() >= votes.n_classes)):
+            in_range = not gold.size or (gold.min() >= ABSTAIN and gold.max() < votes.n_classes)
+            if gold.shape != (votes.n_items,) or not in_range:
                 raise InvalidVotes(
                     f"gold labels must have shape ({votes.n_items},) with values from {ABSTAIN} (unknown) to"
                     f" {votes.n_classes - 1}, got shape {gold.shape}"
@@ -84,7 +87,7 @@ class LabelModel:
         return softmax(self._log_posterior(votes)).astype(np.float32)
 
     def explain(self, votes: Votes) -> Explanation:
-        """Return the prior and the evidence behind ``predict_proba``, for every class: mind the memory, n·m·k floats."""
+        """Return the prior and the evidence behind ``predict_proba``; it holds n·m·k floats."""
         weights = self._checked_weights(votes)
         evidence = np.zeros((votes.n_items, votes.n_lfs, votes.n_classes))
         item, lf = np.nonzero(votes.classes != ABSTAIN)
@@ -109,7 +112,9 @@ class LabelModel:
         """Hash of the hyperparameters and everything learned: equal versions give equal labels for equal votes."""
         digest = hashlib.sha256(json.dumps(self._header(), sort_keys=True).encode())
         for key, array in sorted(self._arrays().items()):
-            digest.update(key.encode() + str(array.dtype).encode() + str(array.shape).encode() + array.tobytes())
+            digest.update(
+                key.encode() + str(array.dtype).encode() + str(array.shape).encode() + array.tobytes()
+            )
         return f"{self.name}:{digest.hexdigest()[:16]}"
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -121,7 +126,7 @@ class LabelModel:
         header["sha256"] = hashlib.sha256(arrays).hexdigest()
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        # Each file appears whole or not at all; a reader that meets a new header beside old arrays sees the digest differ.
+        # Each file appears whole or not at all; a reader of a new header beside old arrays sees the digest differ.
         for name, data in (
             ("label_model.safetensors", arrays),
             ("label_model.json", json.dumps(header, indent=2).encode() + b"\n"),
@@ -148,7 +153,11 @@ class LabelModel:
         if self.class_balance is None:
             return np.full(n_classes, -np.log(n_classes))
         balance = np.asarray(self.class_balance, dtype=np.float64)
-        if balance.shape != (n_classes,) or (balance <= 0).any() or not np.isclose(balance.sum(), 1.0, atol=1e-6):
+        if (
+            balance.shape != (n_classes,)
+            or (balance <= 0).any()
+            or not np.isclose(balance.sum(), 1.0, atol=1e-6)
+        ):
             raise InvalidVotes(
                 f"class_balance must hold {n_classes} positive probabilities that sum to 1, got {balance.tolist()}"
             )

@@ -14,9 +14,9 @@ from manyeyes.types import Votes
 class MajorityVote(LabelModel):
     """Every LF has one vote; a scored vote counts for the part of it that is better than chance.
 
-    A hard vote weighs ``log(a (k - 1) / (1 - a))`` with a = 0.7, so that one vote alone gives probability 0.7 under a
-    uniform prior over k classes. A vote with score s weighs ``max(0, (k s - 1) / (k - 1))`` of that: all of it at s = 1,
-    nothing at chance. Ties go to the more probable class under the prior, then to the class named first.
+    A hard vote weighs ``log(a (k - 1) / (1 - a))`` with a = 0.7, so that one vote alone gives probability 0.7
+    under a uniform prior over k classes. A vote with score s weighs ``max(0, (k s - 1) / (k - 1))`` of that: all of
+    it at s = 1, nothing at chance. Ties go to the more probable class under the prior, then to the class named first.
 
     class_balance: prior probability of each class; None is uniform.
 

@@ -29,7 +29,8 @@ class OneCoin(LabelModel):
     class_balance: prior probability of each class; None is uniform. prior_strength: how many votes the prior is worth.
     max_iterations, tolerance: EM stops when no offset moves by more than ``tolerance`` nats.
 
-    Source: Dawid & Skene 1979 (the EM); Li, Yu & Zhou 2013, "Error rate analysis of labeling by crowdsourcing" (one coin).
+    Source: Dawid & Skene 1979 (the EM); Li, Yu & Zhou 2013, "Error rate analysis of labeling by crowdsourcing" (the
+    one-coin form).
 
     >>> from manyeyes.types import Votes
     >>> votes = Votes.hard([[0, 0, 1], [1, 1, 0], [0, 0, 0], [1, 1, 1], [0, 0, 1]] * 20, n_classes=2)
@@ -77,7 +78,9 @@ class OneCoin(LabelModel):
                 posterior[known] = np.eye(votes.n_classes)[gold[known]]
             right = posterior[item, vote]
             previous = self.offset_
-            self.offset_ = _fit_offsets(previous, right=right, logit=logit, lf=lf, centre=centre, precision=precision)
+            self.offset_ = _fit_offsets(
+                previous, right=right, logit=logit, lf=lf, centre=centre, precision=precision
+            )
             if float(np.abs(self.offset_ - previous).max(initial=0.0)) < self.tolerance:
                 break
         accuracy = np.bincount(lf, weights=_sigmoid(self.offset_[lf] + logit), minlength=votes.n_lfs)

@@ -32,7 +32,9 @@ def label_matrices(draw: st.DrawFn) -> Votes:
     n_items, n_lfs, k = draw(st.integers(0, 80)), draw(st.integers(1, 5)), draw(st.integers(2, 5))
     classes = draw(hnp.arrays(np.int64, (n_items, n_lfs), elements=st.integers(ABSTAIN, k - 1)))
     scores = draw(
-        hnp.arrays(np.float32, (n_items, n_lfs), elements=st.floats(0, 1, width=32) | st.just(np.float32(np.nan)))
+        hnp.arrays(
+            np.float32, (n_items, n_lfs), elements=st.floats(0, 1, width=32) | st.just(np.float32(np.nan))
+        )
     )
     scores[classes == ABSTAIN] = np.nan
     return Votes(
@@ -43,7 +45,9 @@ def label_matrices(draw: st.DrawFn) -> Votes:
     )
 
 
-def simulated(rng: np.random.Generator, accuracies: list[float], n_items: int = 2000, k: int = 4) -> tuple[Votes, np.ndarray]:
+def simulated(
+    rng: np.random.Generator, accuracies: list[float], n_items: int = 2000, k: int = 4
+) -> tuple[Votes, np.ndarray]:
     truth = rng.integers(0, k, n_items)
     right = rng.random((n_items, len(accuracies))) < accuracies
     wrong = (truth[:, None] + rng.integers(1, k, right.shape)) % k
@@ -168,7 +172,9 @@ def test_gold_labels_set_right_what_agreement_gets_wrong() -> None:
     rng = np.random.default_rng(4)
     truth = rng.integers(0, 2, 1000)
     clique = np.where(rng.random(1000) < 0.45, truth, 1 - truth)
-    votes = Votes.hard(np.stack([clique, clique, np.where(rng.random(1000) < 0.95, truth, 1 - truth)], axis=1), 2)
+    votes = Votes.hard(
+        np.stack([clique, clique, np.where(rng.random(1000) < 0.95, truth, 1 - truth)], axis=1), 2
+    )
     gold = np.where(np.arange(1000) < 200, truth, ABSTAIN)
     without = (OneCoin().fit(votes).predict_proba(votes).argmax(axis=1) == truth).mean()
     with_gold = OneCoin(prior_strength=2).fit(votes, gold)
