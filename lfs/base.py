@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
+from manyeyes.errors import InvalidRecipe, ItemError, nearest
 from manyeyes.primitives.base import FeatureSet
 from manyeyes.types import ABSTAIN, FloatArray, VoteArray, vote_dtype
 
@@ -27,12 +28,50 @@ class LFSpec(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_\-]*$", max_length=64)
     kind: str
 
+    @property
+    def n_prompts(self) -> int:
+        """How many prompts must be encoded before the first vote; a recipe limits their sum."""
+        return 0
+
+
+def check_class(value: str, info: ValidationInfo) -> str:
+    """Return a class name if the recipe that is being validated has it; raise InvalidRecipe otherwise."""
+    allowed = (info.context or {}).get("classes")
+    if allowed is not None and value not in allowed:
+        raise InvalidRecipe(
+            f"unknown class {value!r}; classes: {', '.join(allowed)}{nearest(value, allowed)}"
+        )
+    return value
+
+
+def _one_or_more(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+MAX_WORDS: Final = 2_000
+
+ClassName = Annotated[str, AfterValidator(check_class)]
+"""A class of the recipe."""
+Word = Annotated[str, Field(min_length=1, max_length=500)]
+ONE_OR_MORE: Final = BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])
+DISTINCT: Final = AfterValidator(_distinct)
+Words = Annotated[tuple[Word, ...], Field(max_length=MAX_WORDS), ONE_OR_MORE, DISTINCT]
+"""Texts, each once; a single one may be written without a list."""
+
 
 class VoteColumn(NamedTuple):
-    """One LF's votes. classes: int8 (int16 above 127 classes), shape (n_items,). scores: float32, NaN for hard votes."""
+    """One LF's votes. classes: int8 (int16 above 127 classes), shape (n_items,). scores: float32, NaN for hard votes.
+
+    errors: row → what went wrong with that item in code that is not ours; such an item gets an error, not an abstain.
+    """
 
     classes: VoteArray
     scores: FloatArray
+    errors: Mapping[int, ItemError] = {}
 
 
 class Context(Protocol):
@@ -54,6 +93,8 @@ class LabelingFunction:
 
     kind: ClassVar[str]
     Spec: ClassVar[type[LFSpec]]
+    operator_only: ClassVar[bool] = False
+    """Whether this kind runs code that the recipe names, and so never comes from outside."""
 
     def __init__(self, spec: LFSpec, classes: Sequence[str]) -> None:
         self.spec = spec

@@ -1,0 +1,242 @@
+"""``kind: keyword`` and ``kind: regex``: words and patterns in a text, a metadata field or the file name.
+
+::
+
+    {name: title_says_hat, kind: keyword, on: text, any: [hat, cap, beanie], vote: hat}
+    {name: words, kind: keyword, votes: {hat: [hat, cap], shoes: [shoe, boots]}}
+    {name: code, kind: regex, on: filename, pattern: '^HT-\\d+', vote: hat}
+
+Patterns are RE2's: matching takes time linear in the text whatever the pattern, so one from outside can hurt nobody.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import AfterValidator, Field, model_validator
+
+from manyeyes.errors import InvalidRecipe
+from manyeyes.lfs.base import (
+    DISTINCT,
+    MAX_WORDS,
+    ONE_OR_MORE,
+    ClassName,
+    LabelingFunction,
+    LFSpec,
+    VoteColumn,
+    Word,
+    Words,
+)
+from manyeyes.lfs.columns import Mask
+from manyeyes.lfs.fields import TextSource, texts_of
+from manyeyes.lfs.patterns import compile_pattern
+from manyeyes.primitives.base import FeatureSet
+from manyeyes.types import ABSTAIN
+
+
+class KeywordSpec(LFSpec):
+    """Which words, where, and what to vote.
+
+    any, all, none: at least one, every one, not one of the words occurs; what is given must hold together.
+    votes: words by class instead; the class with the most different words wins, and on a tie the LF abstains.
+    whole_words: whether "hat" leaves "that" alone. ignore_case: compared case-folded, in any script.
+    """
+
+    kind: Literal["keyword"] = "keyword"
+    on: TextSource = "text"
+    any: Words = ()
+    all: Words = ()
+    none: Words = ()
+    vote: ClassName | None = None
+    votes: dict[ClassName, Words] = Field(default_factory=dict)
+    whole_words: bool = True
+    ignore_case: bool = True
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        single = self.vote is not None
+        if single == bool(self.votes):
+            came = "both" if single else "neither"
+            raise InvalidRecipe(f"a keyword LF has vote or votes, got {came}; votes is {{class: [word, …]}}")
+        if single and not (self.any or self.all or self.none):
+            raise InvalidRecipe("a keyword LF needs words: any, all or none")
+        if self.votes and (self.any or self.all):
+            raise InvalidRecipe("any and all stand beside votes; only none may, the words are in votes")
+        _refuse_empty(self.votes, "words")
+        for word in (*self.any, *self.all, *self.none, *(w for words in self.votes.values() for w in words)):
+            if not word.split():
+                raise InvalidRecipe("a word is empty; leave it out")
+        return self
+
+
+class KeywordLF(LabelingFunction):
+    """Votes where words occur; abstains where they do not, or where there is no text. Hard votes."""
+
+    kind: ClassVar[str] = "keyword"
+    Spec = KeywordSpec
+    spec: KeywordSpec
+
+    def vote(self, features: FeatureSet) -> VoteColumn:
+        spec = self.spec
+        column = self.empty(len(features))
+        texts = _Texts(texts_of(features.items, spec.on), ignore_case=spec.ignore_case)
+        allowed = texts.present.copy()
+        for word in spec.none:
+            allowed &= ~texts.contain(word, whole=spec.whole_words)
+        if spec.vote is not None:
+            for word in spec.all:
+                allowed &= texts.contain(word, whole=spec.whole_words)
+            if spec.any:
+                allowed &= np.logical_or.reduce(
+                    [texts.contain(word, whole=spec.whole_words) for word in spec.any]
+                )
+            column.classes[allowed] = self.class_index(spec.vote)
+            return column
+        hits = {}
+        for name, words in spec.votes.items():
+            found = np.stack([texts.contain(word, whole=spec.whole_words) for word in words])
+            hits[self.class_index(name)] = found.sum(axis=0, dtype=np.int32)
+        column.classes[:] = np.where(allowed, _clear_winner(hits, len(features)), ABSTAIN)
+        return column
+
+
+def _check_pattern(value: str) -> str:
+    compile_pattern(value)
+    return value
+
+
+Pattern = Annotated[Word, AfterValidator(_check_pattern)]
+Patterns = Annotated[tuple[Pattern, ...], Field(max_length=MAX_WORDS), ONE_OR_MORE, DISTINCT]
+
+
+class RegexSpec(LFSpec):
+    """Which patterns, where, and what to vote.
+
+    pattern: one or several, of which one must be found anywhere in the text. votes: patterns by class instead; the
+    class with the most patterns found wins, and on a tie the LF abstains.
+    """
+
+    kind: Literal["regex"] = "regex"
+    on: TextSource = "text"
+    pattern: Patterns = ()
+    vote: ClassName | None = None
+    votes: dict[ClassName, Patterns] = Field(default_factory=dict)
+    ignore_case: bool = True
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        single = (bool(self.pattern), self.vote is not None)
+        if self.votes and any(single):
+            raise InvalidRecipe("pattern and vote stand beside votes; write one or the other")
+        if not self.votes and not all(single):
+            missing = "pattern" if not single[0] else "vote"
+            raise InvalidRecipe(f"{missing} is missing; a regex LF needs pattern and vote, or votes")
+        _refuse_empty(self.votes, "patterns")
+        if len(self.votes) == 1:  # the same LF as its short form, so it must have the same version
+            ((vote, patterns),) = self.votes.items()
+            for field, value in {"pattern": patterns, "vote": vote, "votes": {}}.items():
+                object.__setattr__(self, field, value)
+        return self
+
+
+class RegexLF(LabelingFunction):
+    """Votes where a pattern is found; abstains where none is, or where there is no text. Hard votes."""
+
+    kind: ClassVar[str] = "regex"
+    Spec = RegexSpec
+    spec: RegexSpec
+
+    def __init__(self, spec: RegexSpec, classes: Sequence[str]) -> None:
+        super().__init__(spec, classes)
+        votes: Mapping[str, tuple[str, ...]] = spec.votes or {str(spec.vote): spec.pattern}
+        self._patterns = {
+            self.class_index(name): [compile_pattern(p, ignore_case=spec.ignore_case) for p in patterns]
+            for name, patterns in votes.items()
+        }
+
+    def vote(self, features: FeatureSet) -> VoteColumn:
+        column = self.empty(len(features))
+        texts = texts_of(features.items, self.spec.on)
+        n = len(texts)
+        hits: dict[int, npt.NDArray[np.int32]] = {}
+        for vote, patterns in self._patterns.items():
+            hits[vote] = np.zeros(n, dtype=np.int32)
+            for pattern in patterns:
+                found = (text is not None and pattern.search(text) is not None for text in texts)
+                hits[vote] += np.fromiter(found, dtype=np.bool_, count=n)
+        column.classes[:] = _clear_winner(hits, n)
+        return column
+
+
+class _Texts:
+    """Texts made comparable and laid end to end, so that looking for a word is one scan in C over all of them."""
+
+    def __init__(self, texts: Sequence[str | None], *, ignore_case: bool) -> None:
+        self.present = np.fromiter((text is not None for text in texts), dtype=np.bool_, count=len(texts))
+        self._ignore_case = ignore_case
+        # No line end is left inside a text, so that one can stand between two of them.
+        self._joined = self._comparable("\n".join(" ".join(text.split()) if text else "" for text in texts))
+        lengths = np.fromiter(map(len, self._joined.split("\n")), dtype=np.int64)
+        self._starts = np.cumsum(lengths + 1) - (lengths + 1)
+        self._found: dict[str, Mask] = {}
+
+    def contain(self, word: str, *, whole: bool) -> Mask:
+        """Tell which texts contain a word or phrase: bool, shape (n_texts,)."""
+        if word not in self._found:
+            self._found[word] = self._scan(self._comparable(" ".join(word.split())), whole=whole)
+        return self._found[word]
+
+    def _comparable(self, text: str) -> str:
+        folded = text.casefold() if self._ignore_case else text
+        # "é" may be one character or two; NFC makes it one. Folding comes first: it can take composed letters apart.
+        return folded if folded.isascii() else unicodedata.normalize("NFC", folded)
+
+    def _scan(self, word: str, *, whole: bool) -> Mask:
+        joined, at = self._joined, self._joined.find(word)
+        hits = []
+        while at >= 0:
+            end = at + len(word)
+            if not whole or not (
+                (at and _in_word(joined[at - 1])) or (end < len(joined) and _in_word(joined[end]))
+            ):
+                hits.append(at)
+                # One hit is enough for a text: go on in the next one.
+                end = joined.find("\n", end)
+                if end < 0:
+                    break
+                at = joined.find(word, end)
+            else:
+                at = joined.find(word, at + 1)
+        found = np.zeros(len(self.present), dtype=np.bool_)
+        found[np.searchsorted(self._starts, np.array(hits, dtype=np.int64), side="right") - 1] = True
+        return found
+
+
+_WORD_CHARACTER = re.compile(r"\w")
+
+
+def _in_word(character: str) -> bool:
+    # Marks belong to the letter before them; \w leaves them out.
+    return _WORD_CHARACTER.match(character) is not None or unicodedata.combining(character) > 0
+
+
+def _clear_winner(hits: Mapping[int, npt.NDArray[np.int32]], n_items: int) -> npt.NDArray[np.int64]:
+    """Return the class with the most hits: int64, shape (n_items,); ABSTAIN where there is none or more than one."""
+    if not n_items:
+        return np.empty(0, dtype=np.int64)
+    votes = np.array(list(hits), dtype=np.int64)
+    counts = np.stack(list(hits.values()))
+    most = counts.max(axis=0)
+    clear = (most > 0) & ((counts == most).sum(axis=0) == 1)
+    return np.where(clear, votes[counts.argmax(axis=0)], ABSTAIN)
+
+
+def _refuse_empty(votes: Mapping[str, tuple[str, ...]], what: str) -> None:
+    for name, words in votes.items():
+        if not words:
+            raise InvalidRecipe(f"votes for {name!r} have no {what}; add some, or leave the class out")

@@ -1,0 +1,92 @@
+"""What ``detect`` and ``metadata`` LFs share: conditions with a vote each, of which the first that holds decides."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from manyeyes.errors import InvalidRecipe
+from manyeyes.lfs.base import ClassName, LabelingFunction, LFSpec, VoteColumn
+from manyeyes.lfs.columns import Mask, Source, evaluate
+from manyeyes.lfs.expressions import Expression, parse
+from manyeyes.lfs.vocabulary import Vocabulary
+from manyeyes.types import ABSTAIN
+
+
+class Rule(BaseModel):
+    """One condition and the class to vote for where it holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    vocabulary: ClassVar[Vocabulary]
+
+    when: str
+    vote: ClassName
+
+    @field_validator("when")
+    @classmethod
+    def _canonical(cls, value: str) -> str:
+        return parse(value, cls.vocabulary).text
+
+
+class RulesSpec(LFSpec):
+    """A condition and a vote, or a list of them. A kind narrows ``rules`` to rules of its own vocabulary."""
+
+    vocabulary: ClassVar[Vocabulary]
+
+    when: str | None = None
+    vote: ClassName | None = None
+    rules: Annotated[tuple[Rule, ...], Field(max_length=1_000)] = ()
+
+    @field_validator("when")
+    @classmethod
+    def _canonical(cls, value: str | None) -> str | None:
+        return None if value is None else parse(value, cls.vocabulary).text
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        single = (self.when is not None, self.vote is not None)
+        if self.rules and any(single):
+            raise InvalidRecipe("when and vote stand beside rules; write one or the other")
+        if not self.rules and not all(single):
+            missing = "when" if not single[0] else "vote"
+            raise InvalidRecipe(f"{missing} is missing; an LF of this kind needs when and vote, or rules")
+        if len(self.rules) == 1:  # the same LF as its short form, so it must have the same version
+            rule = self.rules[0]
+            for field, value in {"when": rule.when, "vote": rule.vote, "rules": ()}.items():
+                object.__setattr__(self, field, value)
+        return self
+
+    def conditions(self) -> list[tuple[Expression, str]]:
+        """Return the conditions in order, each with its vote."""
+        written = [(rule.when, rule.vote) for rule in self.rules]
+        if self.when is not None and self.vote is not None:
+            written = [(self.when, self.vote)]
+        return [(parse(when, self.vocabulary), vote) for when, vote in written]
+
+
+class RulesLF(LabelingFunction):
+    """Votes as the first rule says whose condition is known to hold; hard votes."""
+
+    spec: RulesSpec
+
+    def __init__(self, spec: RulesSpec, classes: tuple[str, ...]) -> None:
+        super().__init__(spec, classes)
+        self.conditions = [(expression, self.class_index(vote)) for expression, vote in spec.conditions()]
+
+    def names(self) -> set[str]:
+        """Return every label and field that the conditions hand to functions."""
+        return {label for expression, _ in self.conditions for label in expression.labels}
+
+    def variables(self) -> set[str]:
+        """Return every bare name in the conditions."""
+        return {name for expression, _ in self.conditions for name in expression.variables}
+
+    def decide(self, source: Source, present: Mask) -> VoteColumn:
+        """Return the votes. present: bool, shape (n_items,); where the LF has something to go by."""
+        column = self.empty(len(present))
+        for expression, vote in self.conditions:
+            holds = evaluate(expression.node, source, len(present)).true
+            column.classes[holds & present & (column.classes == ABSTAIN)] = np.int16(vote)
+        return column

@@ -1,0 +1,53 @@
+"""What a recipe from outside may not ask for: code, paths, and models that the operator did not allow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+from manyeyes.lfs.base import LFSpec
+from manyeyes.primitives.base import PrimitiveSpec
+from manyeyes.recipe_parts import DEFAULT_PRIMITIVES, default_primitive
+from manyeyes.registry import load
+
+_SUFFIXES: Final = (".pt", ".pth", ".onnx", ".safetensors", ".bin", ".engine", ".torchscript")
+
+
+def refusals(
+    lfs: Sequence[LFSpec], primitives: Mapping[str, PrimitiveSpec], *, allowed_models: Collection[str]
+) -> list[str]:
+    """Return what is refused, each with its path in the recipe; empty where nothing is.
+
+    allowed_models: "model" or "kind:model", as the operator lists them; the models that every recipe may read by
+    default are allowed besides.
+    """
+    refused = [
+        f"lfs[{i}].kind: {lf.kind!r} runs code that the recipe names"
+        for i, lf in enumerate(lfs)
+        if load("manyeyes.lfs", lf.kind).operator_only
+    ]
+    for name, spec in primitives.items():
+        told = spec.model_dump(exclude_defaults=True, exclude={"kind", "model", "sha256"})
+        listed = bool({spec.model, f"{spec.kind}:{spec.model}"} & set(allowed_models))
+        is_default = spec.kind in DEFAULT_PRIMITIVES and spec.model == default_primitive(spec.kind).model
+        if not listed and not is_default:
+            what = "a path on this machine" if _is_path(spec.model) else f"the model {spec.model!r}"
+            allowed = sorted(
+                {*allowed_models, *(default_primitive(kind).model for kind in ("clip", "text", "image"))}
+            )
+            refused.append(
+                f"primitives.{name}.model: {what} is not allowed from outside; allowed: {', '.join(allowed)}"
+            )
+        refused += [
+            f"primitives.{name}.{field}: a path on this machine is not allowed from outside"
+            for field, value in told.items()
+            if isinstance(value, (str, os.PathLike)) and _is_path(os.fspath(value))
+        ]
+    return refused
+
+
+def _is_path(value: str) -> bool:
+    # An `hf-hub:owner/model` has a slash, too, but a colon before it.
+    looks_like_one = value.startswith(("/", "~", ".", "\\", "file:")) or value.lower().endswith(_SUFFIXES)
+    return looks_like_one or ("/" in value and ":" not in value.partition("/")[0])
