@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Modality: TypeAlias = Literal["image", "text"]
 Rows: TypeAlias = npt.NDArray[np.void]
-"""A structured array: one named column a feature. Its dtype belongs to the primitive, so a cached row is plain bytes."""
+"""A structured array, one named column a feature. Its dtype belongs to the primitive: a cached row is plain bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,17 @@ class Primitive(Protocol):
         batch: DecodedImage for modality "image", str for "text"; never empty.
         Each array has this primitive's dtype and shape (1,), or (n_rows,) where ragged.
         """
+
+
+@runtime_checkable
+class PreparingPrimitive(Primitive, Protocol):
+    """A primitive that reduces each input on the decoding threads, so that the full pixels need not be kept.
+
+    ``compute`` then gets what ``prepare`` returned, and must take decoded inputs too.
+    """
+
+    def prepare(self, decoded: Any) -> Any:
+        """Return one input reduced to what ``compute`` needs of it; called on many threads at once, after ``setup``."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,279 @@
+"""From items to features: what the cache lacks is decoded once, computed in batches, kept, and put into columns.
+
+Caching, threads, batches and the errors of single items are here, so that no primitive need care.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from manyeyes.errors import InvalidRecipe, InvalidRequest, ItemError, UnreadableItem, nearest
+from manyeyes.primitives.base import FeatureSet, Primitive, PrimitiveSpec
+from manyeyes.primitives.cache import Cache, content_digest
+from manyeyes.primitives.computing import Computing
+from manyeyes.primitives.contents import Contents, check_text
+from manyeyes.primitives.counter import PassCounter
+from manyeyes.primitives.features import Layout
+from manyeyes.primitives.reading import Read, Reader, ahead
+from manyeyes.registry import load
+from manyeyes.settings import Limits
+from manyeyes.types import Item
+
+__all__ = ["Extractor", "PassCounter"]
+
+
+class Extractor:
+    """Computes features of items. Safe to use from several threads.
+
+    primitives: feature name → primitive. cache: where features are kept; None keeps nothing. batch_size: inputs a
+    forward pass; it never changes a feature. decode_threads: threads that read and decode; by default one a core, at
+    most eight. limits: what one item may cost.
+
+    >>> from manyeyes.primitives.toy import ToySpec
+    >>> extractor = Extractor.for_specs({"toy": ToySpec(kind="toy")}, cache=None)
+    >>> features = extractor.extract([Item("a", text="red and blue"), Item("b", text="red")], ["toy.text"])
+    >>> features["toy.text"]["embedding"].round(2).tolist()
+    [[0.71, 0.0, 0.71], [1.0, 0.0, 0.0]]
+    """
+
+    def __init__(
+        self,
+        primitives: Mapping[str, Primitive],
+        *,
+        cache: Cache | None = None,
+        batch_size: int = 32,
+        decode_threads: int | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise InvalidRequest(f"batch_size is at least 1, got {batch_size}")
+        self.primitives = dict(primitives)
+        self.cache = cache
+        self.batch_size = batch_size
+        self.decode_threads = decode_threads or min(8, len(os.sched_getaffinity(0)))
+        self.limits = limits if limits is not None else Limits()
+        self.counter = PassCounter()
+        self._layouts: dict[str, Layout] = {}
+        self._lock = threading.RLock()
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+
+    @classmethod
+    def for_specs(
+        cls,
+        specs: Mapping[str, PrimitiveSpec],
+        *,
+        cache: Cache | None = None,
+        batch_size: int = 32,
+        decode_threads: int | None = None,
+        limits: Limits | None = None,
+    ) -> Self:
+        """Return an extractor for the primitives of a recipe; no weights are loaded yet.
+
+        Raises InvalidRecipe if a kind is unknown.
+        """
+        primitives: dict[str, Primitive] = {}
+        for name, spec in specs.items():
+            primitives |= load("manyeyes.primitives", spec.kind).build(name, spec)
+        return cls(
+            primitives, cache=cache, batch_size=batch_size, decode_threads=decode_threads, limits=limits
+        )
+
+    def extract(self, items: Sequence[Item], needs: Collection[str]) -> FeatureSet:
+        """Return the features of some items; a row with an error is absent from every block.
+
+        items: as many as fit in memory with their features; images are decoded a few at a time.
+        needs: feature names. Raises InvalidRecipe if no primitive gives one of them, ModelNotFound, WeightsMismatch or
+        MissingDependency if a model has to be loaded and cannot be.
+        """
+        needed = {feature: self._primitive(feature) for feature in dict.fromkeys(needs)}
+        of_images = {feature: p for feature, p in needed.items() if p.modality == "image"}
+        of_texts = {feature: p for feature, p in needed.items() if p.modality == "text"}
+        contents = Contents.of(
+            items, images=bool(of_images), texts=bool(of_texts), cache=self.cache, limits=self.limits
+        )
+        work = self._computing()
+        if of_images:
+            self._see_images(contents, of_images, work)
+        if of_texts:
+            self._see_texts(contents.wordings, of_texts, work)
+        work.finish()
+        errors = dict(contents.errors)
+        if work.failed:
+            for i, digests in enumerate(zip(contents.images, contents.texts, strict=True)):
+                for digest in digests:
+                    if digest in work.failed:
+                        errors.setdefault(i, work.failed[digest])
+        for i in errors:
+            contents.images[i] = contents.texts[i] = None
+        blocks = {
+            feature: self._layout(feature).assemble(
+                contents.images if primitive.modality == "image" else contents.texts, work.rows[feature]
+            )
+            for feature, primitive in needed.items()
+        }
+        return FeatureSet(items=items, blocks=blocks, errors=dict(sorted(errors.items())))
+
+    def encode(self, primitive: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return embeddings of prompts in the space of a primitive: float32, shape (n_texts, dim).
+
+        primitive: its name or a feature of it; the feature that reads text is used, such as "clip.text" for "clip".
+        Raises InvalidRecipe if the primitive cannot embed texts, or a text is not one.
+        """
+        feature = self._text_feature(primitive)
+        wordings: dict[bytes, str] = {}
+        digests: list[bytes | None] = []
+        for text in texts:
+            try:
+                checked = check_text(text, self.limits)
+            except ItemError as error:
+                raise InvalidRecipe(f"a prompt for {primitive!r} cannot be used: {error}") from error
+            if checked is None:
+                raise InvalidRecipe(f"a prompt for {primitive!r} is empty; write what the class looks like")
+            digests.append(content_digest(checked.encode()))
+            wordings[content_digest(checked.encode())] = checked
+        work = self._computing(prompts=True)
+        self._see_texts(wordings, {feature: self._primitive(feature)}, work)
+        work.finish()
+        if work.failed:
+            raise next(iter(work.failed.values()))
+        embeddings: npt.NDArray[np.float32] = self._layout(feature).assemble(digests, work.rows[feature])[
+            "embedding"
+        ]
+        return embeddings
+
+    def info(self, primitive: str) -> Mapping[str, Any]:
+        """Return what a feature's primitive says of itself; from the cache where it is known there."""
+        return self._layout(primitive).info
+
+    def versions(self, needs: Collection[str]) -> dict[str, str]:
+        """Return the version of the primitive behind each feature."""
+        return {feature: self._primitive(feature).version for feature in sorted(set(needs))}
+
+    def _see_images(self, contents: Contents, primitives: Mapping[str, Primitive], work: Computing) -> None:
+        for feature, primitive in primitives.items():
+            work.look_up(feature, primitive, contents.sources)
+        lacking = {
+            digest: tuple(feature for feature in primitives if digest not in work.rows[feature])
+            for digest in contents.sources
+        }
+        rows = {digest: i for i, digest in enumerate(contents.images) if digest is not None}
+        reader = Reader(primitives, cache=self.cache, limits=self.limits, ready=self._ready)
+        known = [
+            partial(reader.read, rows[digest], contents.sources[digest], features)
+            for digest, features in lacking.items()
+            if features
+        ]
+        unread = [partial(reader.read, i, source, None) for i, source in contents.unread.items()]
+        if not known and not unread:
+            return
+        failed: dict[bytes, ItemError] = {}
+        for read in ahead(self._threads(), [*known, *unread], n_ahead=self.batch_size + self.decode_threads):
+            self._take(read, contents, primitives, work, failed)
+        for i, digest in enumerate(contents.images):
+            if digest in failed:
+                contents.errors.setdefault(i, failed[digest])
+
+    def _take(
+        self,
+        read: Read,
+        contents: Contents,
+        primitives: Mapping[str, Primitive],
+        work: Computing,
+        failed: dict[bytes, ItemError],
+    ) -> None:
+        """Put what a thread read where it belongs."""
+        expected = contents.images[read.item]
+        if read.error is not None:
+            # The same content in other items has the same error; a file that cannot be read has it alone.
+            failed_digest = read.digest or expected
+            if failed_digest is not None:
+                failed[failed_digest] = read.error
+            contents.errors[read.item] = read.error
+            return
+        if expected is not None and read.digest != expected:
+            failed[expected] = UnreadableItem("the file changed while it was labeled; label it again")
+            return
+        assert read.digest is not None
+        contents.images[read.item] = read.digest
+        if read.seen is not None:
+            work.saw(*read.seen)
+        for feature, row in read.rows.items():
+            work.rows[feature][read.digest] = row
+        for feature, value in read.inputs.items():
+            work.add(feature, primitives[feature], read.digest, value)
+
+    def _see_texts(
+        self, wordings: Mapping[bytes, str], primitives: Mapping[str, Primitive], work: Computing
+    ) -> None:
+        for feature, primitive in primitives.items():
+            work.look_up(feature, primitive, wordings)
+            lacking = [digest for digest in wordings if digest not in work.rows[feature]]
+            # Texts of like length in one batch need the least padding.
+            for digest in sorted(lacking, key=lambda digest: len(wordings[digest])):
+                work.add(feature, primitive, digest, wordings[digest])
+
+    def _computing(self, *, prompts: bool = False) -> Computing:
+        return Computing(
+            cache=self.cache,
+            counter=self.counter,
+            batch_size=self.batch_size,
+            layout=self._layout,
+            ready=self._ready,
+            prompts=prompts,
+        )
+
+    def _primitive(self, feature: str) -> Primitive:
+        if feature not in self.primitives:
+            allowed = sorted(self.primitives)
+            raise InvalidRecipe(
+                f"no primitive gives {feature!r}; there are: {', '.join(allowed) or 'none'}{nearest(feature, allowed)}"
+            )
+        return self.primitives[feature]
+
+    def _text_feature(self, primitive: str) -> str:
+        for feature in (primitive, f"{primitive}.text"):
+            if feature in self.primitives and self.primitives[feature].modality == "text":
+                return feature
+        self._primitive(primitive)
+        texts = sorted(name.partition(".")[0] for name, p in self.primitives.items() if p.modality == "text")
+        raise InvalidRecipe(
+            f"primitive {primitive!r} does not embed texts, so it has no prompts; those that do:"
+            f" {', '.join(texts) or 'none'}"
+        )
+
+    def _ready(self, feature: str) -> None:
+        with self._lock:
+            self._primitive(feature).setup()
+
+    def _layout(self, feature: str) -> Layout:
+        """Return how a feature's rows look: from the cache, or from the primitive, which may have to load."""
+        with self._lock:
+            if feature in self._layouts:
+                return self._layouts[feature]
+            primitive = self._primitive(feature)
+            meta = None if self.cache is None else self.cache.meta_get(primitive.version)
+            layout = None if meta is None else Layout.from_meta(meta)
+            if layout is None:
+                layout = Layout.of(primitive)
+                if self.cache is not None:
+                    self.cache.meta_put(primitive.version, layout.to_meta())
+            self._layouts[feature] = layout
+            return layout
+
+    def _threads(self) -> ThreadPoolExecutor:
+        with self._lock:
+            # Threads do not survive a fork.
+            if self._pool is None or self._pool[0] != os.getpid():
+                pool = ThreadPoolExecutor(self.decode_threads, thread_name_prefix="manyeyes-read")
+                weakref.finalize(self, pool.shutdown, wait=False, cancel_futures=True)
+                self._pool = (os.getpid(), pool)
+            return self._pool[1]
