@@ -16,7 +16,7 @@ from manyeyes.recipe_errors import problem_at
 from manyeyes.registry import load, names
 
 DEFAULT_PRIMITIVES: Final = ("clip", "detector", "text", "image", "toy")
-"""Primitives that an LF may read without the recipe declaring them. The name is also the kind, which knows its model."""
+"""Primitives that an LF may read though the recipe declares none; the name is also the kind, which knows its model."""
 
 _NAME: Final = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
 
