@@ -132,7 +132,7 @@ def _replacing(target: Path, *, probe: bool = False) -> Iterator[Path]:
         os.close(handle)
     except OSError as error:
         raise InvalidRequest(
-            f"cannot write {target}: {error.strerror or error} ({error.filename}); choose another place with --out"
+            f"cannot write {target}: {error.strerror or error}; choose another place"
         ) from error
     temporary = Path(name)
     try:

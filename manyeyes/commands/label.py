@@ -281,10 +281,9 @@ def _tell(
 
 
 def _say_written(options: Options, *, n_rows: int, statuses: Counter[str]) -> None:
-    told = (
-        f"{statuses['labeled']:,} labeled, {statuses['abstained']:,} abstained, {statuses['error']:,} errors"
-    )
-    screen.say(f"Wrote {n_rows:,} rows ({told}) to {os.fspath(options.out)}")
+    told = ", ".join(f"{statuses[status]:,} {status}" for status in ("labeled", "abstained", "error"))
+    rows = "1 row" if n_rows == 1 else f"{n_rows:,} rows"
+    screen.say(f"Wrote {rows} ({told}) to {os.fspath(options.out)}")
     if options.report is not None:
         screen.say(f"Wrote the report to {os.fspath(options.report)}")
     if options.save_label_model is not None:
