@@ -78,7 +78,8 @@ class RecipeStore:
         stamp = (status.st_mtime_ns, status.st_size)
         parsed = self._parsed.get(path)
         if parsed is None or parsed[0] != stamp:
-            parsed = (stamp, Recipe.load(path))
+            # Not Recipe.load: its errors name the path, and callers are to see names only.
+            parsed = (stamp, Recipe.parse(path.read_bytes(), source=f"stored recipe {name!r}"))
             self._parsed[path] = parsed
         label_model = self.folder / f"{name}{LABEL_MODEL_SUFFIX}"
         return ServedRecipe(

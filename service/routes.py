@@ -104,7 +104,7 @@ def make_router(*, settings: ServiceSettings, store: RecipeStore, line: Labeling
         )
 
     @router.get(
-        "/v1/recipes/{name}",
+        "/v1/recipes/{name:path}",
         summary="One stored recipe, as JSON or YAML",
         responses=_answers(
             "StoredRecipe", 401, 404, 422, 500, **{"application/yaml": {"schema": {"type": "string"}}}

@@ -53,7 +53,8 @@ class ServiceSettings(BaseModel):
     """How a service behaves.
 
     recipes_dir: the folder of recipe files that callers may use by name; None where there are none.
-    allowed_models: the checkpoints that a recipe from a caller may name; stored recipes may name any.
+    allowed_models: the checkpoints that a recipe from a caller may name beside the defaults, each as "model" or
+        "kind:model"; stored recipes may name any.
     max_body_bytes: of one request. max_held_bytes: of all requests at once; more are told to come back.
     max_items: in one call. max_recipe_bytes: of a recipe that comes with a call.
     max_waiting: calls that are labeled or wait for it; more are told to come back.
@@ -70,7 +71,7 @@ class ServiceSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     recipes_dir: Path | None = None
-    allowed_models: Annotated[tuple[str, ...], BeforeValidator(_split)] = ("starter",)
+    allowed_models: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
     max_body_bytes: ByteSize = Field(default=ByteSize(256 * 2**20), ge=1024)
     max_held_bytes: ByteSize = Field(default=ByteSize(2**30), ge=1024)
     max_items: int = Field(default=1000, ge=1)

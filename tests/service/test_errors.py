@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from starlette.responses import Response
-from starlette.testclient import TestClient
 
 from manyeyes.errors import ItemError, ManyeyesError, by_code
 from manyeyes.service.errors import STATUS, handle_errors, problem_of
@@ -62,12 +63,20 @@ def test_what_fastapi_refuses_is_a_problem_too() -> None:
     def square(side: int) -> int:
         return side * side
 
-    client = TestClient(app)
-    assert client.get("/square/3").json() == 9
-    told = client.get("/square/three")
-    assert (told.status_code, told.headers["content-type"]) == (422, "application/problem+json")
-    assert told.json()["errors"][0]["where"] == "path.side"
-    assert client.get("/circle").json()["status"] == 404
-    refused = client.post("/square/3")
+    async def ask() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://x") as client:
+            asked = [
+                ("GET", "/square/3"),
+                ("GET", "/square/three"),
+                ("GET", "/circle"),
+                ("POST", "/square/3"),
+            ]
+            return [await client.request(method, path) for method, path in asked]
+
+    fine, wrong, nowhere, refused = asyncio.run(ask())
+    assert fine.json() == 9
+    assert (wrong.status_code, wrong.headers["content-type"]) == (422, "application/problem+json")
+    assert wrong.json()["errors"][0]["where"] == "path.side"
+    assert nowhere.json()["status"] == 404
     assert (refused.status_code, refused.headers["allow"]) == (405, "GET")
     assert refused.json()["title"] == "Method Not Allowed"
