@@ -1,0 +1,189 @@
+"""What every kind of LF promises, whoever wrote it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from manyeyes.lfs.base import LabelingFunction, VoteColumn
+from manyeyes.primitives.base import FeatureSet
+from manyeyes.registry import load, names
+from manyeyes.types import ABSTAIN, Item
+
+N_ITEMS = 37
+PROMPTS = {"dress": "dress", "hat": "hat"}
+
+# Kind → specs that vote on some of the items below and abstain on others; and one that says something else.
+SAMPLES: dict[str, list[dict[str, Any]]] = {
+    "prompt": [
+        {"prompts": PROMPTS, "threshold": 0.6},
+        {"prompts": PROMPTS, "threshold": 0.6, "against": "room"},
+        {"prompts": PROMPTS, "on": "text", "pool": "max"},
+    ],
+    "detect": [
+        {"when": "count(person) >= 1 and area(person) > 0.05", "vote": "dress"},
+        {
+            "rules": [
+                {"when": "near(person, dog)", "vote": "hat"},
+                {"when": "score(hat) > 0.5", "vote": "dress"},
+            ]
+        },
+    ],
+    "keyword": [
+        {"any": ["hat", "cap"], "vote": "hat"},
+        {"votes": {"hat": ["hat"], "dress": ["gown"]}, "on": "metadata.title"},
+    ],
+    "regex": [{"pattern": "h.t", "vote": "hat"}, {"votes": {"hat": "h.t", "dress": "g.wn"}}],
+    "metadata": [
+        {"when": "price < 10", "vote": "hat"},
+        {"when": "width > 300 or title == 'gown'", "vote": "dress"},
+    ],
+    "python": [
+        {"function": "builtins:min", "reads": ["facts"]},
+        {"function": "operator:attrgetter"},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def features(tools: Any) -> FeatureSet:
+    """Items of every sort: with and without image, text and metadata."""
+    rng = np.random.default_rng(1)
+    items, boxes, images, texts, facts = [], [], [], [], np.zeros(N_ITEMS, dtype=[("width", "<i4")])
+    for i in range(N_ITEMS):
+        text = [None, "a hat", "a gown", "a hat and a gown", ""][i % 5]
+        metadata = {} if i % 3 == 0 else {"price": i, "title": text}
+        items.append(Item(str(i), text=text, metadata=metadata))
+        corners = np.sort(rng.uniform(size=(4, 2)), axis=1)
+        found = [
+            (
+                str(label),
+                corners[j, 0],
+                corners[3 - j, 0],
+                corners[j, 1],
+                corners[3 - j, 1],
+                float(rng.uniform()),
+            )
+            for j, label in enumerate(rng.choice(tools.LABELS, size=int(rng.integers(0, 4))))
+        ]
+        boxes.append(None if i % 4 == 0 else found)
+        images.append(None if i % 4 == 0 else rng.normal(size=3))
+        texts.append(None if text is None else rng.normal(size=3))
+        facts[i] = (i * 20,)
+    present = np.array([image is not None for image in images])
+    blocks = {
+        "detector": tools.boxes(boxes),
+        "clip": tools.embeddings(images),
+        "text": tools.embeddings(texts),
+        "image": type(tools.embeddings([[1]]))(facts, present, info={"columns": ["width"]}),
+        "facts": tools.embeddings(images),
+    }
+    return FeatureSet(items, blocks)
+
+
+def build(tools: Any, kind: str, fields: dict[str, Any]) -> LabelingFunction:
+    lf: LabelingFunction = tools.make_lf(kind=kind, **fields)
+    lf.prepare(tools.Encoder({"dress": (1, 0, 0), "hat": (0, 1, 0), "room": (0, 0, 1)}, logit_scale=5.0))
+    return lf
+
+
+CASES = [(kind, fields) for kind, samples in SAMPLES.items() for fields in samples]
+# `builtins:min` and `operator:attrgetter` are only there to be named: an own function is tested in test_python.py.
+VOTING = [(kind, fields) for kind, fields in CASES if kind != "python"]
+
+
+def same(a: VoteColumn, b: VoteColumn) -> bool:
+    return np.array_equal(a.classes, b.classes) and np.array_equal(a.scores, b.scores, equal_nan=True)
+
+
+def test_every_kind_is_held_to_the_contract() -> None:
+    assert set(SAMPLES) == set(names("manyeyes.lfs"))
+
+
+@pytest.mark.parametrize(("kind", "fields"), VOTING)
+def test_votes_are_a_column(tools: Any, features: FeatureSet, kind: str, fields: dict[str, Any]) -> None:
+    lf = build(tools, kind, fields)
+    column = lf.vote(features)
+    assert column.classes.shape == column.scores.shape == (N_ITEMS,)
+    assert (column.classes.dtype, column.scores.dtype) == (np.int8, np.float32)
+    voted = column.classes != ABSTAIN
+    assert 0 < voted.sum() < N_ITEMS
+    assert column.classes.min() == ABSTAIN and column.classes.max() < len(tools.CLASSES)
+    assert np.isnan(column.scores[~voted]).all()
+    scores = column.scores[voted]
+    assert ((scores >= 0) & (scores <= 1) | np.isnan(scores)).all()
+
+
+@pytest.mark.parametrize(("kind", "fields"), VOTING)
+def test_voting_again_gives_the_same(
+    tools: Any, features: FeatureSet, kind: str, fields: dict[str, Any]
+) -> None:
+    lf = build(tools, kind, fields)
+    assert same(lf.vote(features), lf.vote(features))
+    assert same(lf.vote(features), build(tools, kind, fields).vote(features))
+
+
+@pytest.mark.parametrize("size", [1, 5, N_ITEMS - 1])
+@pytest.mark.parametrize(("kind", "fields"), VOTING)
+def test_chunks_change_nothing(
+    tools: Any, features: FeatureSet, kind: str, fields: dict[str, Any], size: int
+) -> None:
+    lf = build(tools, kind, fields)
+    parts = [
+        lf.vote(tools.slice_features(features, i, min(i + size, N_ITEMS))) for i in range(0, N_ITEMS, size)
+    ]
+    joined = VoteColumn(np.concatenate([p.classes for p in parts]), np.concatenate([p.scores for p in parts]))
+    assert same(joined, lf.vote(features))
+
+
+@pytest.mark.parametrize(("kind", "fields"), VOTING)
+def test_no_items_no_votes(tools: Any, features: FeatureSet, kind: str, fields: dict[str, Any]) -> None:
+    column = build(tools, kind, fields).vote(tools.slice_features(features, 0, 0))
+    assert column.classes.shape == column.scores.shape == (0,)
+    assert (column.classes.dtype, column.scores.dtype) == (np.int8, np.float32)
+
+
+@pytest.mark.parametrize(("kind", "fields"), VOTING)
+def test_an_item_that_lacks_everything_gets_no_vote(tools: Any, kind: str, fields: dict[str, Any]) -> None:
+    nothing = FeatureSet(
+        [Item("x")],
+        {
+            "detector": tools.boxes([None]),
+            "clip": tools.embeddings([None]),
+            "text": tools.embeddings([None]),
+            "image": type(tools.embeddings([[1]]))(np.zeros(1, dtype=[("width", "<i4")]), np.array([False])),
+        },
+    )
+    assert build(tools, kind, fields).vote(nothing).classes.tolist() == [ABSTAIN]
+
+
+@pytest.mark.parametrize(("kind", "fields"), CASES)
+def test_the_version_follows_the_spec_and_the_classes(tools: Any, kind: str, fields: dict[str, Any]) -> None:
+    versions = {tools.make_lf(kind=kind, **sample).version for sample in SAMPLES[kind]}
+    assert len(versions) == len(SAMPLES[kind])
+    lf = tools.make_lf(kind=kind, **fields)
+    assert lf.version == tools.make_lf(kind=kind, **fields).version
+    assert lf.version != tools.make_lf(("dress", "hat", "shoes"), kind=kind, **fields).version
+
+
+@pytest.mark.parametrize(("kind", "fields"), CASES)
+def test_a_spec_goes_through_json_and_back(tools: Any, kind: str, fields: dict[str, Any]) -> None:
+    spec = tools.make_lf(kind=kind, **fields).spec
+    again = type(spec).model_validate_json(spec.model_dump_json(exclude_defaults=True))
+    assert again == spec
+
+
+@pytest.mark.parametrize("kind", list(SAMPLES))
+def test_a_field_that_no_kind_has_is_refused(tools: Any, kind: str) -> None:
+    with pytest.raises(ValueError, match="nonsense"):
+        tools.make_lf(kind=kind, **SAMPLES[kind][0], nonsense=1)
+
+
+@pytest.mark.parametrize("kind", list(SAMPLES))
+def test_the_registered_class_says_what_it_is(kind: str) -> None:
+    registered = load("manyeyes.lfs", kind)
+    assert registered.kind == kind
+    assert registered.Spec.model_fields["kind"].default == kind
+    assert registered.__doc__ and registered.Spec.__doc__
