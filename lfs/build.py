@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ from manyeyes.errors import ItemError
 from manyeyes.lfs.base import LabelingFunction, LFSpec
 from manyeyes.primitives.base import FeatureSet
 from manyeyes.registry import load
-from manyeyes.types import ABSTAIN, Votes, vote_dtype
+from manyeyes.types import ABSTAIN, Item, Votes, vote_dtype
 
 
 class HasLFs(Protocol):
@@ -45,6 +46,10 @@ def collect_votes(
     matrix = np.full((n, len(lfs)), ABSTAIN, dtype=vote_dtype(len(classes)))
     scores = np.full((n, len(lfs)), np.nan, dtype=np.float32)
     errors: dict[int, ItemError] = {}
+    if features.errors:
+        # What is wrong with an item may be its very types, which no LF should have to expect.
+        items = [Item(f"row {i}") if i in features.errors else item for i, item in enumerate(features.items)]
+        features = replace(features, items=items)
     for j, lf in enumerate(lfs):
         column = lf.vote(features)
         matrix[:, j], scores[:, j] = column.classes, column.scores

@@ -162,17 +162,21 @@ def _decode_bytes(data: bytes, limits: Limits) -> DecodedImage:
             raise UndecodableImage(
                 f"the {image.format} file ends early, after {len(data)} bytes: its end is missing"
             )
-        exif = read_exif(image)
+        # Asking a PNG for its EXIF loads the pixels, and swallowing what goes wrong there would pass a damaged file
+        # off as a sound one; a TIFF has forgotten its EXIF once it is loaded.
+        exif = read_exif(image) if image.format == "TIFF" else None
         _load(image)
+        exif = read_exif(image) if exif is None else exif
         # The TIFF reader knows the upright size only now.
         _check_pixels(image.width, image.height, limits)
         return _decoded(image, exif)
 
 
 def _decode_pil(image: PILImage) -> DecodedImage:
-    exif = read_exif(image)
+    exif = read_exif(image) if image.format == "TIFF" else None
     with _lazy_pixels:
         _load(image)
+    exif = read_exif(image) if exif is None else exif
     return _decoded(image, exif)
 
 
