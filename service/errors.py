@@ -108,8 +108,6 @@ def problem_of(error: ManyeyesError | Refusal, *, request_id: str | None = None)
         headers["WWW-Authenticate"] = 'Bearer realm="manyeyes"'
     if code == "service_unavailable":
         headers["Retry-After"] = str(refusal.retry_after_s or RETRY_AFTER_S)
-    if code == "request_too_large":
-        headers["Connection"] = "close"  # What is left of the body will not be read.
     extra = {"example": refusal.example} if refusal.example is not None else None
     return problem(STATUS[code], code, str(error), request_id=request_id, headers=headers, extra=extra)
 

@@ -29,6 +29,8 @@ log: Final = logging.getLogger("manyeyes.service")
 OPEN_PATHS: Final = frozenset({"/healthz"})
 """What is answered without a key: probes have none, and the answer says nothing."""
 
+_LINGER_S: Final = 5.0
+_LINGER_BYTES: Final = 512 * 2**20
 _ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 
 
@@ -45,22 +47,42 @@ class RequestLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        brought = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        brought = headers.get("x-request-id", "")
         request_id = brought if _ID.fullmatch(brought) else uuid.uuid4().hex
         facts: dict[str, Any] = {}
         scope.setdefault("state", {}).update(request_id=request_id, facts=facts)
         started = time.perf_counter()
         status: int | None = None
+        unread = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+        async def receive_watched() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = unread and bool(message.get("more_body", False))
+            return message
 
         async def send_named(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                answered = MutableHeaders(scope=message)
+                answered["X-Request-Id"] = request_id
+                if unread:
+                    # Else the server would read on, to reach the next request on this connection.
+                    answered["Connection"] = "close"
+            elif unread and not message.get("more_body", False):
+                # Closing now would reset the connection, and a caller who still sends would never see the answer.
+                await send({**message, "more_body": True})
+                with anyio.move_on_after(_LINGER_S):
+                    left = _LINGER_BYTES
+                    while unread and left > 0:
+                        left -= len((await receive_watched()).get("body", b""))
+                message = {"type": "http.response.body", "body": b""}
             await send(message)
 
         try:
-            await self.app(scope, receive, send_named)
+            await self.app(scope, receive_watched, send_named)
         except ClientDisconnect:
             facts["client"] = "gone"
         except Exception:
@@ -146,7 +168,7 @@ class BodyLimit:
                 message = await receive()
             if message is None:
                 late = f"the body did not arrive within {self.settings.body_timeout_s:g} s; send fewer items at once"
-                raise HTTPException(408, late, headers={"Connection": "close"})
+                raise HTTPException(408, late)
             n_bytes = len(message.get("body", b""))
             complete = not message.get("more_body", False)
             mine += n_bytes

@@ -28,21 +28,20 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
 class ServedRecipe:
     """A recipe that a call is labeled with.
 
-    label_model: the folder of the fitted one, or None. stored: by the operator, under this name.
+    label_model: the folder of the fitted one, or None. fitted_ns: when it was written. stored: by the operator, under
+    this name.
     """
 
     name: str
     recipe: Recipe
     label_model: Path | None = None
+    fitted_ns: int = 0
     stored: bool = False
 
     @property
     def key(self) -> tuple[str, str, int]:
         """Equal keys label alike: the recipe's version, and which label model was fitted when."""
-        if self.label_model is None:
-            return self.recipe.version, "", 0
-        header = self.label_model / "label_model.json"
-        return self.recipe.version, str(self.label_model), header.stat().st_mtime_ns
+        return self.recipe.version, str(self.label_model or ""), self.fitted_ns
 
 
 class RecipeStore:
@@ -81,12 +80,9 @@ class RecipeStore:
             # Not Recipe.load: its errors name the path, and callers are to see names only.
             parsed = (stamp, Recipe.parse(path.read_bytes(), source=f"stored recipe {name!r}"))
             self._parsed[path] = parsed
-        label_model = self.folder / f"{name}{LABEL_MODEL_SUFFIX}"
+        label_model, fitted_ns = self._label_model(name)
         return ServedRecipe(
-            name=name,
-            recipe=parsed[1],
-            label_model=label_model if (label_model / "label_model.json").is_file() else None,
-            stored=True,
+            name=name, recipe=parsed[1], label_model=label_model, fitted_ns=fitted_ns, stored=True
         )
 
     def survey(self) -> tuple[list[ServedRecipe], dict[str, ManyeyesError]]:
@@ -109,6 +105,14 @@ class RecipeStore:
             if path.is_file() and path.resolve().is_relative_to(self.folder):
                 return path
         return None
+
+    def _label_model(self, name: str) -> tuple[Path | None, int]:
+        assert self.folder is not None
+        folder = self.folder / f"{name}{LABEL_MODEL_SUFFIX}"
+        try:
+            return folder, (folder / "label_model.json").stat().st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError):
+            return None, 0
 
 
 def resolve(asked: str | Mapping[str, Any], *, store: RecipeStore, settings: ServiceSettings) -> ServedRecipe:

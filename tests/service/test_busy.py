@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from manyeyes import AsyncClient, Client, Item, Labeler, Recipe
-from manyeyes.errors import AccessDenied, ServiceUnavailable
+from manyeyes.errors import AccessDenied, RequestTooLarge, ServiceUnavailable
+from manyeyes.service import limits
 from manyeyes.service.app import create_app
 from manyeyes.service.settings import ServiceSettings
 
@@ -134,34 +135,34 @@ def test_callers_who_leave_wedge_nothing(url: str) -> None:
     assert time.perf_counter() - started < 4
 
 
-def test_a_body_that_streams_past_the_limit_is_cut_off(url: str) -> None:
-    def endless() -> Any:
-        yield b'{"recipe": "'
-        for _ in range(10_000):
-            yield b"x" * 65_536
-
+def test_a_body_that_streams_past_the_limit_is_cut_off(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_LINGER_BYTES", 8 * 2**20)
     sent = 0
 
-    def counted() -> Any:
+    def endless() -> Iterator[bytes]:
         nonlocal sent
-        for chunk in endless():
-            sent += len(chunk)
-            yield chunk
+        yield b'{"recipe": "'
+        while True:
+            sent += 65_536
+            yield b"x" * 65_536
 
+    headers = {"content-type": "application/json"}
     try:
-        answer = httpx.post(
-            f"{url}/v1/label",
-            content=counted(),
-            headers={"content-type": "application/json"},
-            trust_env=False,
-        )
-    except httpx.TransportError:  # the answer may be lost where the connection is cut while sending
+        answer = httpx.post(f"{url}/v1/label", content=endless(), headers=headers, trust_env=False)
+    except httpx.TransportError:  # whoever goes on sending for too long loses the answer
         pass
     else:
         assert answer.status_code == 413
     assert sent < 64 * 2**20
     with Client(url) as client:
         assert client.healthy()
+
+
+def test_the_reason_reaches_a_caller_who_sends_too_much(url: str) -> None:
+    with Client(url, max_retries=0) as client:
+        for _ in range(10):
+            with pytest.raises(RequestTooLarge, match="takes 2,097,152 at once"):
+                client.label([b"x" * 2**24], recipe="paint")
 
 
 def test_without_the_key_nothing_opens(serving: Callable[[ServiceSettings], Any], recipes_dir: Path) -> None:

@@ -112,17 +112,14 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     "headers",
     [{}, {"Authorization": "Bearer wrong-key-wrong-key"}, {"Authorization": KEY}, {"X-Api-Key": "no"}],
 )
-def test_without_a_key_nothing_is_read(headers: dict[str, str]) -> None:
+def test_without_a_key_nothing_opens(headers: dict[str, str]) -> None:
     app = _app(ServiceSettings(api_keys=KEY))
-
-    async def never() -> AsyncIterator[bytes]:
-        raise AssertionError("the body was read")
-        yield b""
-
-    refused = _ask(app, lambda c: c.post("/count", content=never(), headers=headers))
+    refused = _ask(app, lambda c: c.post("/count", content=_chunks(3), headers=headers))
     assert (refused.status_code, refused.json()["code"]) == (401, "access_denied")
     assert refused.headers["www-authenticate"].startswith("Bearer")
+    assert refused.headers["connection"] == "close"  # the body was not read
     assert KEY not in refused.text
+    assert _ask(app, lambda c: c.get("/no/such/path", headers=headers)).status_code == 401
 
 
 @pytest.mark.parametrize(
