@@ -29,7 +29,9 @@ _NULL: Final = re.compile(r"^(?:~|null|Null|NULL|)$")
 _TRUE: Final = re.compile(r"^(?:true|True|TRUE)$")
 _FALSE: Final = re.compile(r"^(?:false|False|FALSE)$")
 _INTEGER: Final = re.compile(r"^[-+]?(?:0|[1-9][0-9]{0,300})$")
-_FLOAT: Final = re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")
+_FLOAT: Final = re.compile(
+    r"^[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)$"
+)
 _SPECIAL_FLOAT: Final = re.compile(r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$")
 _TEXT_TAGS: Final = ("!", "tag:yaml.org,2002:str")
 

@@ -32,12 +32,11 @@ def refusals(
         listed = bool({spec.model, f"{spec.kind}:{spec.model}"} & set(allowed_models))
         is_default = spec.kind in DEFAULT_PRIMITIVES and spec.model == default_primitive(spec.kind).model
         if not listed and not is_default:
-            what = "a path on this machine" if _is_path(spec.model) else f"the model {spec.model!r}"
             allowed = sorted(
                 {*allowed_models, *(default_primitive(kind).model for kind in ("clip", "text", "image"))}
             )
             refused.append(
-                f"primitives.{name}.model: {what} is not allowed from outside; allowed: {', '.join(allowed)}"
+                f"primitives.{name}.model: {spec.model!r} is not allowed from outside; allowed: {', '.join(allowed)}"
             )
         refused += [
             f"primitives.{name}.{field}: a path on this machine is not allowed from outside"
