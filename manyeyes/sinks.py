@@ -30,7 +30,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from manyeyes.errors import InvalidRequest, LabelNotFound, MissingDependency, nearest
+from manyeyes.errors import InvalidRequest, LabelNotFound, ManyeyesError, MissingDependency, nearest
 from manyeyes.types import Label, Versions
 
 SUFFIXES: Final = (".parquet", ".jsonl", ".csv")
@@ -145,6 +145,12 @@ def _replacing(target: Path, *, probe: bool = False) -> Iterator[Path]:
             with temporary.open("rb") as stream:
                 os.fsync(stream.fileno())
             temporary.replace(target)
+    except OSError as error:
+        if isinstance(error, ManyeyesError):
+            raise
+        raise InvalidRequest(
+            f"cannot write {target}: {error.strerror or error}; make room or choose another place"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

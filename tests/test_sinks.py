@@ -209,6 +209,16 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, suf
     assert os.listdir(tmp_path) == [path.name]
 
 
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    def rows() -> Iterator[Label]:
+        yield ROWS[0]
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(InvalidRequest, match="No space left on device; make room"):
+        write_labels(tmp_path / "l.csv", rows(), classes=CLASSES, versions=VERSIONS)
+    assert os.listdir(tmp_path) == []
+
+
 def test_the_file_is_as_readable_as_any_other(tmp_path: Path) -> None:
     write_labels(tmp_path / "a.csv", ROWS, classes=CLASSES, versions=VERSIONS)
     (tmp_path / "b.csv").write_text("")

@@ -125,7 +125,10 @@ def run(options: Options) -> int:
         labeler.save_label_model(options.save_label_model)
 
     write_labels(options.out, stream, classes=recipe.classes, versions=stream.labels.versions)
-    remember(options.out)
+    try:
+        remember(options.out)
+    except InvalidRequest as error:  # The labels are written; only explain will want --labels.
+        screen.say(f"Not remembered for manyeyes explain: {error}")
     heads, rows = lf_table(stream.labels, gold)
     if options.report is not None:
         write_report(
@@ -212,8 +215,9 @@ def _name_starters(recipe: Recipe, labeler: Labeler) -> None:
     starters = sorted({spec.kind for spec in specs if spec.model == "starter"} & set(BETTER))
     if starters:
         screen.say(
-            f"Using the starter {' and '.join(starters)}: good enough to try everything on everyday photos. Better,"
-            f" where a hub is in reach: {'; '.join(BETTER[kind] for kind in starters)}. See manyeyes models."
+            f"Using the starter {' and '.join(starters)}: good enough to try everything on everyday photos. Better:"
+            f" {'; '.join(BETTER[kind] for kind in starters)}, fetched from a hub with MANYEYES_ALLOW_DOWNLOADS=1."
+            " See manyeyes models."
         )
 
 
