@@ -91,8 +91,20 @@ def serve(settings: ServiceSettings, *, warm: Sequence[str] = ()) -> None:
 def listen(settings: ServiceSettings) -> socket.socket:
     """Return a listening socket at the address of the settings; port 0 takes a free one. Raises InvalidSettings."""
     try:
-        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        family, kind, proto, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+        )[0]
+        # Not socket.create_server, which leaves the protocol unsaid: asyncio turns Nagle's algorithm off only where it
+        # reads TCP there, and with it on every answer waits 40 ms for an acknowledgement.
+        listener = socket.socket(family, kind, proto)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(2048)
+        except OSError:
+            listener.close()
+            raise
+        return listener
     except OSError as error:
         raise InvalidSettings(
             f"cannot listen on {settings.host}:{settings.port} ({error.strerror or error}); another program may have"

@@ -98,6 +98,17 @@ def test_whatever_is_sent_the_answer_is_one_of_those_described(url: str) -> None
     assert asked > 60
 
 
+def test_an_answer_does_not_wait_for_an_acknowledgement(url: str) -> None:
+    with httpx.Client(base_url=url, trust_env=False) as http:
+        waited = []
+        for _ in range(15):
+            started = time.perf_counter()
+            http.get("/healthz")
+            waited.append(time.perf_counter() - started)
+    # A delayed acknowledgement takes 40 ms, every time.
+    assert min(waited) < 0.03
+
+
 def test_an_address_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
