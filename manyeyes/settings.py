@@ -16,6 +16,11 @@ def home() -> Path:
     return Path(configured).expanduser() if configured else Path.home() / ".cache" / "manyeyes"
 
 
+def downloads_allowed() -> bool:
+    """Return whether weights may be fetched from a model hub: only with ``MANYEYES_ALLOW_DOWNLOADS=1``."""
+    return os.environ.get("MANYEYES_ALLOW_DOWNLOADS", "").strip().lower() in ("1", "true", "yes", "on")
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one item may cost. max_bytes: of an image file; max_pixels: before decoding; max_text: characters."""

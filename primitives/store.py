@@ -56,11 +56,11 @@ class Store:
         with self._alone():
             self._open()
 
-    def read(self, work: Callable[[lmdb.Transaction], T]) -> T:
+    def read(self, work: Callable[[lmdb.Transaction[bytes]], T]) -> T:
         """Return ``work(transaction)`` of a read transaction; `work` must not call the store again."""
         return self._transact(work, write=False)
 
-    def write(self, work: Callable[[lmdb.Transaction], T]) -> T:
+    def write(self, work: Callable[[lmdb.Transaction[bytes]], T]) -> T:
         """Return ``work(transaction)`` of a write transaction, committed; `work` may run again after growth."""
         return self._transact(work, write=True)
 
@@ -80,7 +80,7 @@ class Store:
             finally:
                 os.close(opening)
 
-    def _transact(self, work: Callable[[lmdb.Transaction], T], *, write: bool) -> T:
+    def _transact(self, work: Callable[[lmdb.Transaction[bytes]], T], *, write: bool) -> T:
         import lmdb
 
         for attempt in range(64):

@@ -1,0 +1,156 @@
+"""CLIP: images and texts in one space, through open_clip. ``clip`` embeds images, ``clip.text`` texts and prompts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from manyeyes.primitives.base import DecodedImage, Modality, Primitive, PrimitiveKind, PrimitiveSpec, Rows
+from manyeyes.primitives.clip_models import LoadedClip, clip_identity, load_clip
+from manyeyes.primitives.embeddings import dtype_of, rows_of
+from manyeyes.primitives.workers import ModelWorkers, in_packs, shared_workers
+
+if TYPE_CHECKING:
+    import torch
+
+_PREPROCESSING: Final = 1
+_STARTER_DIM: Final = 384
+_TEXT_PACK: Final = 4
+# The lengths to which a text is filled up, where filling may be cut off; the longest is the model's own.
+_TEXT_LENGTHS: Final = (16, 32)
+
+
+class ClipSpec(PrimitiveSpec):
+    """Which CLIP.
+
+    model: ``starter``, ``ViT-B-32``, ``ViT-B-32/laion2b_s34b_b79k``, ``hf-hub:org/name``, or the path of a checkpoint
+    or of a folder with an open_clip_config.json. arch: the open_clip architecture of a local checkpoint file.
+    """
+
+    arch: str | None = Field(default=None, max_length=200)
+
+
+class _Clip:
+    """What both halves share."""
+
+    modality: ClassVar[Modality]
+    ragged = False
+
+    def __init__(self, name: str, spec: ClipSpec) -> None:
+        self.name = name
+        self.spec = spec
+
+    @cached_property
+    def version(self) -> str:
+        identity = clip_identity(self.spec.model, self.spec.arch, self.spec.sha256)
+        return f"clip/{identity}/{self.modality} {_PREPROCESSING}"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return dtype_of(
+            _STARTER_DIM if self.spec.model == "starter" else self._workers.ask(lambda clip: clip.dim)
+        )
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        def ask(clip: LoadedClip) -> dict[str, Any]:
+            bias = {} if clip.logit_bias is None else {"logit_bias": clip.logit_bias}
+            return {"dim": clip.dim, "logit_scale": clip.logit_scale, "model": self.spec.model, **bias}
+
+        return self._workers.ask(ask)
+
+    @property
+    def _workers(self) -> ModelWorkers[LoadedClip]:
+        def load() -> LoadedClip:
+            # Checks the pin before anything is read from the file.
+            clip_identity(self.spec.model, self.spec.arch, self.spec.sha256)
+            return load_clip(self.spec.model, self.spec.arch)
+
+        return shared_workers(("clip", self.spec.model_dump_json()), load)
+
+    def setup(self) -> None:
+        """Load the model, once a process and spec. Raises ModelNotFound, WeightsMismatch or MissingDependency."""
+        self._workers.ask(lambda clip: clip.dim)
+
+
+class ClipImages(_Clip):
+    """Embeddings of images: float32, shape (dim,), of length 1."""
+
+    modality = "image"
+
+    def prepare(self, decoded: DecodedImage) -> npt.NDArray[np.float32]:
+        """Return pixels as the model takes them: float32, shape (3, height, width)."""
+        transform = self._workers.ask(lambda clip: clip.preprocess)
+        pixels: npt.NDArray[np.float32] = transform(decoded.pixels).numpy()
+        return pixels
+
+    def compute(self, batch: Sequence[DecodedImage | npt.NDArray[np.float32]]) -> list[Rows]:
+        ready = [self.prepare(value) if isinstance(value, DecodedImage) else value for value in batch]
+        size = self._workers.ask(lambda clip: clip.pack)
+        return rows_of(
+            [row for rows in self._workers.run(_embed_images, in_packs(ready, size)) for row in rows]
+        )
+
+
+class ClipTexts(_Clip):
+    """Embeddings of texts: float32, shape (dim,), of length 1. A text longer than the model reads is cut."""
+
+    modality = "text"
+
+    def compute(self, batch: Sequence[str]) -> list[Rows]:
+        tokens = self._workers.ask(lambda clip: clip.tokenizer(list(batch)))
+        pad = self._workers.ask(lambda clip: clip.pad)
+        # A text's own length decides how far it is filled up, never its neighbours'.
+        of_length: dict[int, list[int]] = defaultdict(list)
+        for i, row in enumerate(tokens):
+            of_length[_filled_length(row, pad)].append(i)
+        chosen = [
+            (length, pack) for length, texts in of_length.items() for pack in in_packs(texts, _TEXT_PACK)
+        ]
+        embedded = self._workers.run(_embed_texts, [tokens[list(pack), :length] for length, pack in chosen])
+        rows: dict[int, Rows] = {}
+        for (_, pack), vectors in zip(chosen, embedded, strict=True):
+            rows |= zip(pack, rows_of(list(vectors)), strict=True)
+        return [rows[i] for i in range(len(batch))]
+
+
+def _filled_length(tokens: torch.Tensor, pad: int | None) -> int:
+    longest = len(tokens)
+    if pad is None:
+        return longest
+    used = int((tokens != pad).sum())
+    return min((length for length in _TEXT_LENGTHS if used <= length), default=longest)
+
+
+def _embed_images(clip: LoadedClip, pack: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    import torch
+
+    pixels = np.zeros((clip.pack, *pack[0].shape), dtype=np.float32)
+    pixels[: len(pack)] = pack
+    with torch.inference_mode():
+        embedded: npt.NDArray[np.float32] = clip.model.encode_image(torch.from_numpy(pixels)).float().numpy()
+    return embedded[: len(pack)]
+
+
+def _embed_texts(clip: LoadedClip, tokens: torch.Tensor) -> npt.NDArray[np.float32]:
+    import torch
+
+    # Filled up with copies of the first, because a row of nothing but padding is not a text.
+    filled = torch.cat([tokens, tokens[:1].expand(_TEXT_PACK - len(tokens), -1)])
+    with torch.inference_mode():
+        embedded: npt.NDArray[np.float32] = clip.model.encode_text(filled).float().numpy()
+    return embedded[: len(tokens)]
+
+
+def build(name: str, spec: ClipSpec) -> Mapping[str, Primitive]:
+    """Return ``{name: images, f"{name}.text": texts}``, which share one model."""
+    return {name: ClipImages(name, spec), f"{name}.text": ClipTexts(f"{name}.text", spec)}
+
+
+KIND: Final = PrimitiveKind(Spec=ClipSpec, build=build)

@@ -1,0 +1,112 @@
+"""Models shared by everything in a process, and the threads that run them.
+
+Equal input must give equal bits, whatever else is in the batch. On a CPU a product's last bits depend on the shape of
+the batch and on how many threads share it, but not on the other rows: so a model always gets the same number of rows (a
+*pack*, padded), on one thread, and cores are used by running several packs at once. Measured on two cores, that is also
+faster than letting the threads share each product.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+M = TypeVar("M")
+T = TypeVar("T")
+R = TypeVar("R")
+
+_MOST_THREADS = 16
+
+
+class ModelWorkers(Generic[M]):
+    """A model, loaded when it is first needed, and its threads.
+
+    load: returns the model. per_thread: each thread loads one for itself, because the model cannot be shared; a model
+    that can be must not change when it is run. n_threads: at most so many; by default one a core.
+    """
+
+    def __init__(
+        self, load: Callable[[], M], *, per_thread: bool = False, n_threads: int = _MOST_THREADS
+    ) -> None:
+        self._load = load
+        self._per_thread = per_thread
+        self._lock = threading.Lock()
+        self._own = threading.local()
+        self._model: M | None = None
+        self._answers: dict[str, Any] = {}
+        n_threads = min(len(os.sched_getaffinity(0)), n_threads)
+        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="manyeyes-model", initializer=_one_core)
+
+    def run(self, work: Callable[[M, T], R], packs: Sequence[T]) -> list[R]:
+        """Return ``work(model, pack)`` for each pack, in order; the first error that one raises is raised here."""
+        return list(self._pool.map(lambda pack: work(self._get(), pack), packs))
+
+    def ask(self, question: Callable[[M], R]) -> R:
+        """Return what a question about the model is answered with; at once, unless only its own thread may touch it."""
+        if self._per_thread:
+            return self._pool.submit(lambda: question(self._get())).result()
+        return question(self._get())
+
+    def recall(self, name: str, question: Callable[[M], R]) -> R:
+        """Return the same as `ask`, asking only once: for what never changes, where waiting for a thread would cost."""
+        if name not in self._answers:
+            self._answers[name] = self.ask(question)
+        answer: R = self._answers[name]
+        return answer
+
+    def _get(self) -> M:
+        if self._per_thread:
+            if not hasattr(self._own, "model"):
+                with self._lock:
+                    self._own.model = self._load()
+            model: M = self._own.model
+            return model
+        with self._lock:
+            if self._model is None:
+                self._model = self._load()
+            return self._model
+
+
+def _one_core() -> None:
+    """Keep torch from splitting one product over several threads: for all of the process, as far as MKL goes."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+_shared: dict[Hashable, ModelWorkers[Any]] = {}
+_shared_lock = threading.Lock()
+
+
+def shared_workers(
+    key: Hashable, load: Callable[[], M], *, per_thread: bool = False, n_threads: int = _MOST_THREADS
+) -> ModelWorkers[M]:
+    """Return this process's workers for a model; `load` is used by the first who asks.
+
+    Ask each time: threads do not survive a fork, and the child gets workers of its own here.
+    """
+    with _shared_lock:
+        if key not in _shared:
+            _shared[key] = ModelWorkers(load, per_thread=per_thread, n_threads=n_threads)
+        return _shared[key]
+
+
+def _after_fork_in_child() -> None:
+    global _shared_lock
+    _shared_lock = threading.Lock()
+    _shared.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def in_packs(values: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Cut a sequence into packs of `size`; the last may be shorter, and is for the model to pad.
+
+    >>> in_packs("abcde", 2)
+    ['ab', 'cd', 'e']
+    """
+    return [values[start : start + size] for start in range(0, len(values), size)]
