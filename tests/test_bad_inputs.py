@@ -8,6 +8,8 @@ import io
 import json
 import os
 import struct
+import subprocess
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -595,6 +597,22 @@ def test_items_handed_over_in_python_are_checked_too() -> None:
         "unreadable_item",
         "unsupported_format",
     ]
+
+
+@pytest.mark.slow
+def test_loading_a_detector_changes_no_error(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from manyeyes.errors import ItemError\n"
+        "from manyeyes.primitives.detector import _ultralytics\n"
+        "from manyeyes.primitives.images import decode_image\n"
+        "_ultralytics()\n"
+        "try: decode_image(b'<html>')\n"
+        "except ItemError as error: sys.exit(error.code != 'unsupported_format')\n"
+        "sys.exit(2)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_error_rows_are_json(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -266,6 +267,23 @@ def test_models_as_a_table_and_as_json() -> None:
         if row["packages"] and not row["problem"]:
             assert row["here"]
             assert set(row["packages"].values()) <= set(row["files"].values())
+
+
+def test_models_that_were_put_on_this_machine_are_seen(
+    manyeyes_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (manyeyes_home / "weights").mkdir(parents=True)
+    (manyeyes_home / "weights" / "yolo11n.pt").write_bytes(b"weights")
+    snapshot = tmp_path / "hub" / "models--laion--CLIP-ViT-B-32-laion2B-s34B-b79K" / "snapshots" / "1"
+    snapshot.mkdir(parents=True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    rows = {(row["kind"], row["model"]): row for row in json.loads(call("models", "--json").stdout)}
+    found = rows["detector", "yolo11n"]
+    assert found["here"]
+    assert list(found["files"].values()) == [hashlib.sha256(b"weights").hexdigest()]
+    assert rows["clip", "ViT-B-32"]["here"]
+    assert not rows["clip", "MobileCLIP2-S2"]["here"]
+    assert not rows["detector", "yolo26n"]["here"]
 
 
 def test_another_model_takes_the_place_of_the_recipes(tmp_path: Path, folder: Path, recipe: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -11,6 +12,7 @@ from manyeyes.commands import screen
 from manyeyes.errors import ManyeyesError
 from manyeyes.models.catalogue import CATALOGUE, Checkpoint, carriers, hub_folder, packaged_file
 from manyeyes.models.weights import file_sha256, find_weights
+from manyeyes.settings import home
 
 
 def run(*, as_json: bool) -> int:
@@ -70,6 +72,8 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         weights = found if found.is_file() else found / "model.safetensors"
         files[str(weights)] = file_sha256(weights)
     cached = _cached(checkpoint)
+    if cached is not None and cached.endswith(".pt"):
+        files[cached] = file_sha256(Path(cached))
     return {
         "kind": checkpoint.kind,
         "model": checkpoint.model,
@@ -86,5 +90,8 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _cached(checkpoint: Checkpoint) -> str | None:
     """Return where a fetched checkpoint lies, or None."""
+    if checkpoint.kind == "detector" and checkpoint.file is None:
+        kept = home() / "weights" / f"{checkpoint.model}.pt"
+        return str(kept) if kept.is_file() else None
     folder = hub_folder(checkpoint)
     return None if folder is None else str(folder)
