@@ -207,3 +207,7 @@ def check_recipe(
 def main() -> None:
     """Run the command line; the entry point of the ``manyeyes`` program."""
     app()
+
+
+if __name__ == "__main__":
+    main()
