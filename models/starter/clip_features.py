@@ -14,7 +14,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ logger = logging.getLogger(__name__)
 CENTRE = 0
 """The number of the view that is prepared as at prediction; random views count from 1."""
 
-_CIFAR_PER_CLASS = 900
+_CIFAR_PER_CLASS = 600
 _RANDOM_VIEWS = {"clothing": 2, "cifar10": 0, "imagenet": 6, "coco": 2}
 _SMALLEST_OBJECT = 32 * 32
 _OBJECTS_PER_PHOTO = 12
