@@ -171,16 +171,16 @@ def _as_float(value: Any) -> float:
 
 
 def _one_dictionary(
-    left: Column, right: Column
+    left: Column, right: Column, *, ordered: bool = False
 ) -> tuple[tuple[str, ...], tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Return the sorted texts of two columns, and both columns' codes into them; codes then order as the texts do."""
-    words = tuple(sorted({*left.words, *right.words}))
-    place = {word: i for i, word in enumerate(words)}
+    """Return the texts of two columns, and both columns' codes into them; ordered: codes order as the texts do."""
+    words = dict.fromkeys(left.words) | dict.fromkeys(right.words)
+    place = {word: i for i, word in enumerate(sorted(words) if ordered else words)}
     codes = []
     for column in (left, right):
         translated = np.array([place[word] for word in column.words] or [0], dtype=np.int64)
         codes.append(np.where(column.kind == TEXT, translated[column.code], 0))
-    return words, (codes[0], codes[1])
+    return tuple(place), (codes[0], codes[1])
 
 
 _COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
@@ -281,12 +281,13 @@ class _Evaluation:
 
 def _compare(sign: str, left: Column, right: Column) -> Column:
     same_type = (left.kind == right.kind) & (left.kind != MISSING)
-    if sign not in ("==", "!="):
+    ordered = sign not in ("==", "!=")
+    if ordered:
         same_type &= left.kind != TRUTH
     values = _COMPARE[sign](left.number, right.number)
     is_text = left.kind == TEXT
     if is_text.any():
-        _, (left_code, right_code) = _one_dictionary(left, right)
+        _, (left_code, right_code) = _one_dictionary(left, right, ordered=ordered)
         values = np.where(is_text, _COMPARE[sign](left_code, right_code), values)
     return Column.truths(values, same_type)
 

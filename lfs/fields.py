@@ -23,12 +23,15 @@ def file_name(item: Item) -> str:
     told = item.metadata.get("filename")
     if isinstance(told, str) and told:
         return told
-    source = item.image if isinstance(item.image, (str, os.PathLike)) else item.id
-    path = os.fspath(source)
-    path = path if isinstance(path, str) else os.fsdecode(path)
+    source = item.image
+    if not isinstance(source, str):
+        source = os.fsdecode(source) if isinstance(source, os.PathLike) else item.id
+    path = source
     if "://" in path:
         path = urlsplit(path).path
-    return path.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    if "\\" in path:
+        path = path.replace("\\", "/")
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def texts_of(items: Sequence[Item], on: str) -> list[str | None]:

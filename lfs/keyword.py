@@ -11,7 +11,6 @@ Patterns are RE2's: matching takes time linear in the text whatever the pattern,
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, Self
@@ -217,12 +216,9 @@ class _Texts:
         return found
 
 
-_WORD_CHARACTER = re.compile(r"\w")
-
-
 def _in_word(character: str) -> bool:
-    # Marks belong to the letter before them; \w leaves them out.
-    return _WORD_CHARACTER.match(character) is not None or unicodedata.combining(character) > 0
+    # Marks belong to the letter before them.
+    return character.isalnum() or character == "_" or unicodedata.combining(character) > 0
 
 
 def _clear_winner(hits: Mapping[int, npt.NDArray[np.int32]], n_items: int) -> npt.NDArray[np.int64]:

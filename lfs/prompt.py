@@ -173,27 +173,26 @@ class PromptLF(LabelingFunction):
         for start in range(0, len(features), _BLOCK):
             stop = start + _BLOCK
             probs = self._probabilities(block["embedding"][start:stop])
-            of_classes = probs[:, : len(voted)]
-            best = of_classes.argmax(axis=1)
-            score = of_classes.max(axis=1)
-            background = probs[:, len(voted) :].max(axis=1, initial=0.0)
+            of_classes = probs[: len(voted)]
+            best = of_classes.argmax(axis=0)
+            score = of_classes.max(axis=0)
+            background = probs[len(voted) :].max(axis=0, initial=0.0)
             votes = block.present[start:stop] & (score >= threshold) & (score > background)
             column.classes[start:stop] = np.where(votes, voted[best], ABSTAIN)
             column.scores[start:stop] = np.where(votes, score, np.float32(np.nan))
         return column
 
     def _probabilities(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return softmax probabilities: float32, shape (n_items, n_classes_prompted + n_against)."""
+        """Return softmax probabilities: float32, shape (n_classes_prompted + n_against, n_items)."""
         # In float64, because a product's last bits depend on how many rows are multiplied at once, and the same item
         # must get the same float32 in every chunk.
-        cosines = embeddings.astype(np.float64) @ self._rows.T
+        logits = self._rows @ embeddings.astype(np.float64).T
         if len(self._rows) > self._owner[-1] + 1:
-            first = np.flatnonzero(np.diff(self._owner, prepend=-1))
-            cosines = np.maximum.reduceat(cosines, first, axis=1)
-        logits = cosines * self._scale
-        logits -= logits.max(axis=1, keepdims=True)
+            logits = np.maximum.reduceat(logits, np.flatnonzero(np.diff(self._owner, prepend=-1)), axis=0)
+        logits *= self._scale
+        logits -= logits.max(axis=0)
         exponentials = np.exp(logits)
-        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
+        return np.asarray(exponentials / exponentials.sum(axis=0), dtype=np.float32)
 
     def _find_scale(self, info: Mapping[str, Any]) -> float:
         if self.spec.temperature is not None:
