@@ -133,7 +133,7 @@ def _dim(network: Any, tokenizer: Callable[[Sequence[str]], torch.Tensor]) -> in
 
 def _open_clip() -> Any:
     try:
-        from manyeyes.primitives.torchvision_ops import ensure_torchvision
+        from manyeyes.models.torchvision_ops import ensure_torchvision
 
         ensure_torchvision()
         import open_clip

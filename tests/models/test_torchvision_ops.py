@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from manyeyes.primitives.torchvision_ops import nms, quantized_nms  # noqa: E402
+from manyeyes.models.torchvision_ops import nms, quantized_nms  # noqa: E402
 
 
 def greedy_nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> list[int]:
@@ -100,7 +100,7 @@ def test_torchvision_imports_and_suppresses_afterwards() -> None:
         pytest.skip("torchvision is not installed")
     program = (
         "import torch\n"
-        "from manyeyes.primitives.torchvision_ops import ensure_torchvision\n"
+        "from manyeyes.models.torchvision_ops import ensure_torchvision\n"
         "assert ensure_torchvision() == ensure_torchvision()\n"
         "import torchvision\n"
         "from torchvision.ops import batched_nms, nms, roi_align\n"
