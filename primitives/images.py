@@ -12,6 +12,7 @@ import io
 import os
 import stat as modes
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+
+# Pillow warns of damage that it forgives, such as broken EXIF, and nobody can act on it. What it does not forgive is an
+# error here, and its warning of a decompression bomb is another class. A filter for good, since those of
+# `warnings.catch_warnings` are not safe with threads.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _MAGIC: Final = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 

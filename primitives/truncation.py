@@ -11,6 +11,7 @@ from typing import Final
 
 # In the coded data of a scan FF is followed by 00, or is a restart marker, or fills up to the next marker.
 _NEXT_MARKER: Final = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
+_PNG_END: Final = b"IEND\xaeB`\x82"
 _EOI: Final = 0xD9
 _WITHOUT_LENGTH: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 
@@ -26,7 +27,7 @@ def ends_early(data: bytes, kind: str) -> bool:
     if kind in ("JPEG", "MPO"):
         return _jpeg_ends_early(data)
     if kind == "PNG":
-        return b"IEND" not in data[-(2**16) :] and b"IEND" not in data
+        return data.rfind(_PNG_END) < 0
     if kind == "WEBP":
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     return False
