@@ -157,18 +157,20 @@ def _card(label: Label, item: Item | None, *, hues: Mapping[str, str], limits: L
         "top": top,
         "hue": hues.get(top, "") if top is not None else "",
         "confidence": label.confidence,
-        "percent": "" if label.confidence is None else f"{label.confidence:.0%}",
+        "percent": "" if label.confidence is None else shown_percent(label.confidence),
         "thumbnail": thumbnail(item, limits=limits) if item is not None and label.status != "error" else None,
         "alt": f"{label.id}, {label.label or label.status}",
         "text": short,
         "nothing": "cannot be shown" if label.status == "error" else "no picture kept for this report",
         "find": f"{label.id} {short}".lower(),
         "probs": [
-            {"name": name, "hue": hues.get(name, ""), "width": round(100 * p, 1), "percent": f"{p:.0%}"}
+            {"name": name, "hue": hues.get(name, ""), "width": round(100 * p, 1), "percent": shown_percent(p)}
             for name, p in ranked[:_MAX_BARS]
         ],
         "more": max(0, len(ranked) - _MAX_BARS),
+        "n_lfs": len(reasons),
         "voted": sum(reason.vote is not None for reason in reasons),
+        "silent": ", ".join(reason.lf for reason in reasons if reason.vote is None and not reason.moved),
         "reasons": [
             {
                 "lf": reason.lf,
@@ -178,10 +180,22 @@ def _card(label: Label, item: Item | None, *, hues: Mapping[str, str], limits: L
                 "moved_text": f"{reason.moved:+.2f}" if reason.moved else "0",
             }
             for reason in reasons
+            if reason.vote is not None or reason.moved
         ],
         "sum": told_sum(label),
         "error": None if label.error is None else {"code": label.error.code, "message": str(label.error)},
     }
+
+
+def shown_percent(share: float) -> str:
+    """Return a share in percent that is never rounded to certainty.
+
+    >>> [shown_percent(share) for share in (0.0, 0.001, 0.5, 0.999, 1.0)]
+    ['0%', '<1%', '50%', '>99%', '100%']
+    """
+    if 0 < share < 0.005:
+        return "<1%"
+    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
 
 
 def told_sum(label: Label) -> str:

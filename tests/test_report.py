@@ -86,6 +86,7 @@ def test_labels_reasons_errors_and_versions_are_on_the_page() -> None:
         "Cats & dogs",
         "A cat.",
         "80%",
+        "20%",
         "undecodable_image | the file ends early",
         "0123456789abcdef",
         "majority:ab",
@@ -95,7 +96,7 @@ def test_labels_reasons_errors_and_versions_are_on_the_page() -> None:
         "looks_like | cat | 50.0%",
     ):
         assert words in text
-    assert text.index("heavy") < text.index("light") < text.index("silent")
+    assert text.index("heavy") < text.index("light") < text.index("abstained: silent")
 
 
 def test_nothing_is_fetched_and_nothing_from_an_item_is_run() -> None:
