@@ -1,19 +1,17 @@
-"""How long ``import manyeyes`` takes in a new process: the best of several, and what of it is numpy.
+"""How long `import manyeyes` takes in a new process, the best of several, beside the numpy that it stands on.
 
-python benchmarks/import_time.py [--json] [--quick]
+python -m benchmarks.import_time [--json] [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
 import sys
 
-GOAL_S = 0.3
+from benchmarks.bars import arguments, at_most, show
 
 
-def best_import_s(module: str, n_runs: int) -> tuple[float, bool]:
+def best_import_s(module: str, *, n_runs: int) -> tuple[float, bool]:
     """Return the best time in seconds to import a module in a new process, and whether torch came with it."""
     code = (
         f"import time; t = time.perf_counter(); import {module}; t = time.perf_counter() - t\n"
@@ -28,23 +26,16 @@ def best_import_s(module: str, n_runs: int) -> tuple[float, bool]:
 
 
 def main() -> int:
-    """Print the figure, and return 1 where it misses its goal."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", action="store_true", help="one line a bar, as JSON")
-    parser.add_argument("--quick", action="store_true", help="3 runs instead of 10")
-    options = parser.parse_args()
+    """Print the figures; return 1 where one misses its goal."""
+    options = arguments(__doc__).parse_args()
     n_runs = 3 if options.quick else 10
-    ours, torch = best_import_s("manyeyes", n_runs)
-    numpy, _ = best_import_s("numpy", n_runs)
-    met = ours < GOAL_S and not torch
-    if options.json:
-        bar = {"bar": "import manyeyes", "figure": round(ours, 4), "goal": GOAL_S, "met": met}
-        print(json.dumps(bar | {"peer": {"import numpy": round(numpy, 4)}, "unit": "s"}))
-    else:
-        print(f"import manyeyes   {ours:6.3f} s   goal < {GOAL_S} s   {'met' if met else 'MISSED'}")
-        print(f"import numpy      {numpy:6.3f} s   a part of it")
-        print(f"torch loaded      {torch}")
-    return 0 if met else 1
+    ours, torch = best_import_s("manyeyes", n_runs=n_runs)
+    numpy, _ = best_import_s("numpy", n_runs=n_runs)
+    bars = [
+        at_most("import manyeyes", ours, 0.3, unit="s", peer=f"import numpy alone: {numpy:.3f} s"),
+        at_most("import manyeyes: torch loaded", torch, 0),
+    ]
+    return show("The front door", bars, as_json=options.json)
 
 
 if __name__ == "__main__":
