@@ -52,7 +52,7 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
 
 
-MAX_WORDS: Final = 2_000
+MAX_WORDS: Final = 1_000
 
 ClassName = Annotated[str, AfterValidator(check_class)]
 """A class of the recipe."""

@@ -11,7 +11,6 @@ Patterns are RE2's: matching takes time linear in the text whatever the pattern,
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -31,9 +30,9 @@ from manyeyes.lfs.base import (
     Word,
     Words,
 )
-from manyeyes.lfs.columns import Mask
 from manyeyes.lfs.fields import TextSource, texts_of
 from manyeyes.lfs.patterns import compile_pattern
+from manyeyes.lfs.words import Texts, words_inside
 from manyeyes.primitives.base import FeatureSet
 from manyeyes.types import ABSTAIN
 
@@ -42,7 +41,8 @@ class KeywordSpec(LFSpec):
     """Which words, where, and what to vote.
 
     any, all, none: at least one, every one, not one of the words occurs; what is given must hold together.
-    votes: words by class instead; the class with the most different words wins, and on a tie the LF abstains.
+    votes: words by class instead; the class with the most different words wins, and on a tie the LF abstains. A word
+        inside a longer one of these does not count: "t-shirt" is no "shirt" where both are listed.
     whole_words: whether "hat" leaves "that" alone. ignore_case: compared case-folded, in any script.
     """
 
@@ -80,25 +80,30 @@ class KeywordLF(LabelingFunction):
     Spec = KeywordSpec
     spec: KeywordSpec
 
+    def __init__(self, spec: KeywordSpec, classes: Sequence[str]) -> None:
+        super().__init__(spec, classes)
+        listed = [word for words in spec.votes.values() for word in words]
+        self._inside = words_inside(listed, ignore_case=spec.ignore_case)
+
     def vote(self, features: FeatureSet) -> VoteColumn:
         spec = self.spec
         column = self.empty(len(features))
-        texts = _Texts(texts_of(features.items, spec.on), ignore_case=spec.ignore_case)
+        texts = Texts(
+            texts_of(features.items, spec.on), ignore_case=spec.ignore_case, whole_words=spec.whole_words
+        )
         allowed = texts.present.copy()
         for word in spec.none:
-            allowed &= ~texts.contain(word, whole=spec.whole_words)
+            allowed &= ~texts.contain(word)
         if spec.vote is not None:
             for word in spec.all:
-                allowed &= texts.contain(word, whole=spec.whole_words)
+                allowed &= texts.contain(word)
             if spec.any:
-                allowed &= np.logical_or.reduce(
-                    [texts.contain(word, whole=spec.whole_words) for word in spec.any]
-                )
+                allowed &= np.logical_or.reduce([texts.contain(word) for word in spec.any])
             column.classes[allowed] = self.class_index(spec.vote)
             return column
         hits = {}
         for name, words in spec.votes.items():
-            found = np.stack([texts.contain(word, whole=spec.whole_words) for word in words])
+            found = np.stack([texts.contain(word, inside=self._inside) for word in words])
             hits[self.class_index(name)] = found.sum(axis=0, dtype=np.int32)
         column.classes[:] = np.where(allowed, _clear_winner(hits, len(features)), ABSTAIN)
         return column
@@ -170,55 +175,6 @@ class RegexLF(LabelingFunction):
                 hits[vote] += np.fromiter(found, dtype=np.bool_, count=n)
         column.classes[:] = _clear_winner(hits, n)
         return column
-
-
-class _Texts:
-    """Texts made comparable and laid end to end, so that looking for a word is one scan in C over all of them."""
-
-    def __init__(self, texts: Sequence[str | None], *, ignore_case: bool) -> None:
-        self.present = np.fromiter((text is not None for text in texts), dtype=np.bool_, count=len(texts))
-        self._ignore_case = ignore_case
-        # No line end is left inside a text, so that one can stand between two of them.
-        self._joined = self._comparable("\n".join(" ".join(text.split()) if text else "" for text in texts))
-        lengths = np.fromiter(map(len, self._joined.split("\n")), dtype=np.int64)
-        self._starts = np.cumsum(lengths + 1) - (lengths + 1)
-        self._found: dict[str, Mask] = {}
-
-    def contain(self, word: str, *, whole: bool) -> Mask:
-        """Tell which texts contain a word or phrase: bool, shape (n_texts,)."""
-        if word not in self._found:
-            self._found[word] = self._scan(self._comparable(" ".join(word.split())), whole=whole)
-        return self._found[word]
-
-    def _comparable(self, text: str) -> str:
-        folded = text.casefold() if self._ignore_case else text
-        # "é" may be one character or two; NFC makes it one. Folding comes first: it can take composed letters apart.
-        return folded if folded.isascii() else unicodedata.normalize("NFC", folded)
-
-    def _scan(self, word: str, *, whole: bool) -> Mask:
-        joined, at = self._joined, self._joined.find(word)
-        hits = []
-        while at >= 0:
-            end = at + len(word)
-            if not whole or not (
-                (at and _in_word(joined[at - 1])) or (end < len(joined) and _in_word(joined[end]))
-            ):
-                hits.append(at)
-                # One hit is enough for a text: go on in the next one.
-                end = joined.find("\n", end)
-                if end < 0:
-                    break
-                at = joined.find(word, end)
-            else:
-                at = joined.find(word, at + 1)
-        found = np.zeros(len(self.present), dtype=np.bool_)
-        found[np.searchsorted(self._starts, np.array(hits, dtype=np.int64), side="right") - 1] = True
-        return found
-
-
-def _in_word(character: str) -> bool:
-    # Marks belong to the letter before them.
-    return character.isalnum() or character == "_" or unicodedata.combining(character) > 0
 
 
 def _clear_winner(hits: Mapping[int, npt.NDArray[np.int32]], n_items: int) -> npt.NDArray[np.int64]:

@@ -349,9 +349,9 @@ def test_limits() -> None:
     costly = [{"name": f"p{i}", "kind": "prompt", "prompts": prompts} for i in range(21)]
     with pytest.raises(InvalidRecipe, match="20000 prompts"):
         Recipe.parse(recipe_with(*costly))
-    with pytest.raises(InvalidRecipe, match="at most 2000, got"):
+    with pytest.raises(InvalidRecipe, match="at most 1000, got"):
         Recipe.parse(
-            recipe_with({"name": "k", "kind": "keyword", "any": [f"w{i}" for i in range(2_001)], "vote": "a"})
+            recipe_with({"name": "k", "kind": "keyword", "any": [f"w{i}" for i in range(1_001)], "vote": "a"})
         )
 
 

@@ -68,6 +68,24 @@ def test_words_by_class(tools: Any) -> None:
     assert tools.votes_of(lf, features) == ["hat", "dress", None, "dress", None, None, None]
 
 
+def test_a_word_inside_a_longer_one_does_not_count(tools: Any) -> None:
+    votes = {"t-shirt": ["t-shirt", "tee shirt"], "dress": ["shirt", "tee"], "hat": ["rack"]}
+    lf = tools.make_lf(kind="keyword", votes=votes)
+    texts = [
+        "a T-Shirt",
+        "a shirt",
+        "tee shirt",
+        "a t-shirt and a shirt",
+        "a tee",
+        "my-t-shirts shirt",
+        "hat-rack",
+    ]
+    expected = ["t-shirt", "dress", "t-shirt", None, "dress", "dress", "hat"]
+    assert tools.votes_of(lf, tools.with_texts(*texts)) == expected
+    inside = tools.make_lf(kind="keyword", votes={"t-shirt": ["that"], "hat": ["hat"]}, whole_words=False)
+    assert tools.votes_of(inside, tools.with_texts("that", "hats", "that hat")) == ["t-shirt", "hat", None]
+
+
 def test_where_it_looks(tools: Any) -> None:
     items = [
         Item("1", image="shop/hat_01.jpg", text="x", metadata={"title": "Cap"}),

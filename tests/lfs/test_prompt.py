@@ -148,7 +148,7 @@ def test_an_item_votes_alike_in_every_chunk(tools: Any) -> None:
         ({"prompts": PROMPTS, "on": "sound"}, "'image' or 'text'"),
         (
             {
-                "prompts": {"dress": [f"d{i}" for i in range(1_500)], "hat": "hat"},
+                "prompts": {"dress": [f"d{i}" for i in range(1_000)], "hat": "hat"},
                 "templates": ["a {}", "b {}"],
             },
             "2000",
