@@ -55,7 +55,7 @@ CATALOGUE: Final[tuple[Checkpoint, ...]] = (
     Checkpoint(
         kind="clip",
         model="ViT-B-32",
-        source="hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+        source="hub:laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K",
         licence="MIT",
         note="the usual one: quick, well understood",
     ),
@@ -68,7 +68,7 @@ CATALOGUE: Final[tuple[Checkpoint, ...]] = (
     ),
     Checkpoint(
         kind="clip",
-        model="ViT-L-14",
+        model="ViT-L-14/datacomp_xl_s13b_b90k",
         source="hub:laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
         licence="MIT",
         note="stronger still; wants a GPU",

@@ -258,7 +258,7 @@ def test_models_as_a_table_and_as_json() -> None:
         ("text", "minilm"),
     }
     for row in rows:
-        assert row["model"][:20] in table
+        assert row["model"][:16] in table
         assert row["licence"]
         assert row["source"]
         for digest in row["files"].values():
@@ -274,7 +274,7 @@ def test_models_that_were_put_on_this_machine_are_seen(
 ) -> None:
     (manyeyes_home / "weights").mkdir(parents=True)
     (manyeyes_home / "weights" / "yolo11n.pt").write_bytes(b"weights")
-    snapshot = tmp_path / "hub" / "models--laion--CLIP-ViT-B-32-laion2B-s34B-b79K" / "snapshots" / "1"
+    snapshot = tmp_path / "hub" / "models--laion--CLIP-ViT-B-32-DataComp.XL-s13B-b90K" / "snapshots" / "1"
     snapshot.mkdir(parents=True)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     rows = {(row["kind"], row["model"]): row for row in json.loads(call("models", "--json").stdout)}
@@ -284,6 +284,20 @@ def test_models_that_were_put_on_this_machine_are_seen(
     assert rows["clip", "ViT-B-32"]["here"]
     assert not rows["clip", "MobileCLIP2-S2"]["here"]
     assert not rows["detector", "yolo26n"]["here"]
+
+
+@pytest.mark.slow
+def test_the_catalogue_says_where_open_clip_would_look() -> None:
+    from manyeyes.models.catalogue import CATALOGUE
+    from manyeyes.primitives.clip_models import _open_clip, _tag_of
+
+    open_clip = _open_clip()
+
+    entries = [entry for entry in CATALOGUE if entry.kind == "clip" and entry.source.startswith("hub:")]
+    assert entries
+    for entry in entries:
+        _, _, config = _tag_of(open_clip, entry.model)
+        assert entry.source == f"hub:{config['hf_hub'].rstrip('/')}"
 
 
 def test_another_model_takes_the_place_of_the_recipes(tmp_path: Path, folder: Path, recipe: Path) -> None:

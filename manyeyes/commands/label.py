@@ -285,7 +285,8 @@ def _tell(
 
 
 def _say_written(options: Options, *, n_rows: int, statuses: Counter[str]) -> None:
-    told = ", ".join(f"{statuses[status]:,} {status}" for status in ("labeled", "abstained", "error"))
+    errors = "1 error" if statuses["error"] == 1 else f"{statuses['error']:,} errors"
+    told = f"{statuses['labeled']:,} labeled, {statuses['abstained']:,} abstained, {errors}"
     rows = "1 row" if n_rows == 1 else f"{n_rows:,} rows"
     screen.say(f"Wrote {rows} ({told}) to {os.fspath(options.out)}")
     if options.report is not None:
