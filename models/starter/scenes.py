@@ -4,17 +4,16 @@ A scene is a function of the sources and a seed, so a training run, a resumed ru
 scenes without a folder of images between them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from manyeyes.models.starter.scene_sources import CLASSES, Boxes, Image, LabeledPhoto, Sources, decode
+from manyeyes.models.starter.cutouts import PERSON, Cutout, draw_class, draw_cutout, hidden, photo_box, pick
+from manyeyes.models.starter.scene_sources import Boxes, Image, LabeledPhoto, Sources, decode
 
-PERSON = CLASSES.index("person")
 GREY = 114  # the value with which ultralytics pads a photograph to a square
 
 
@@ -30,23 +29,22 @@ class Scene:
     classes: NDArray[np.int64]
 
 
-Thing = TypeVar("Thing")
 Builder = Callable[[Sources, np.random.Generator, int], Scene]
 
 
 def build_scene(sources: Sources, *, seed: tuple[int, int], size: int) -> Scene:
     """Return the training scene of a seed: (run seed, index). size: its side in pixels."""
     rng = np.random.default_rng(seed)
-    builders: tuple[Builder, ...] = (real, collage, mosaic, solo)
-    builder = builders[rng.choice(4, p=(0.45, 0.37, 0.1, 0.08))]
+    builders: tuple[Builder, ...] = (real, collage, grid, mosaic, solo)
+    builder = builders[rng.choice(5, p=(0.28, 0.18, 0.44, 0.06, 0.04))]
     return degrade(builder(sources, rng, size), rng)
 
 
 def real(sources: Sources, rng: np.random.Generator, size: int) -> Scene:
     """A real photograph: whole and padded as a detector is fed, or a zoom, half of the zooms around a person."""
-    photo = _pick(sources.scenes, rng)
+    photo = pick(sources.scenes, rng)
     if rng.random() < 0.5 and PERSON not in photo.classes:  # people are what users ask for most
-        photo = _pick(sources.scenes, rng)
+        photo = pick(sources.scenes, rng)
     if rng.random() < 0.25:
         scene = letterbox(photo, size, scale=rng.uniform(0.6, 1.0))
     else:
@@ -58,9 +56,35 @@ def real(sources: Sources, rng: np.random.Generator, size: int) -> Scene:
 
 def collage(sources: Sources, rng: np.random.Generator, size: int) -> Scene:
     """Things cut out of photographs and pasted on a background that holds none of them."""
-    background = decode(_pick(sources.backgrounds, rng))
+    background = decode(pick(sources.backgrounds, rng))
     empty = LabeledPhoto(background, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
-    return paste(zoom(empty, rng, size), sources, rng, count=int(rng.integers(1, 6)))
+    return paste(zoom(empty, rng, size), sources, rng, count=int(rng.integers(2, 7)))
+
+
+def grid(sources: Sources, rng: np.random.Generator, size: int) -> Scene:
+    """Two to five rows of things on a background, one a cell, some cells empty.
+
+    Where a thing is gets learned long before what it is, and a full grid teaches that for a dozen things at the price
+    of one scene.
+    """
+    background = decode(pick(sources.backgrounds, rng))
+    image = np.asarray(cv2.resize(background, (size, size), interpolation=cv2.INTER_AREA))
+    rows, columns = (int(n) for n in rng.integers(2, 6, 2))
+    boxes, classes = [], []
+    for row in range(rows):
+        for column in range(columns):
+            if rng.random() < 0.1:
+                continue
+            cutout = draw_cutout(sources, rng, real_share=0.12)
+            thing = cutout.image
+            room = np.array([size / columns, size / rows]) * rng.uniform(0.75, 1.0)
+            factor = min(room / (thing.shape[1], thing.shape[0]))
+            w, h = (max(8, int(side * factor)) for side in (thing.shape[1], thing.shape[0]))
+            x = min(int(size / columns * column + rng.uniform(0, max(size / columns - w, 1))), size - w)
+            y = min(int(size / rows * row + rng.uniform(0, max(size / rows - h, 1))), size - h)
+            boxes.append(_blend(image, cutout, place=(x, y, w, h), rng=rng))
+            classes.append(cutout.class_id)
+    return _kept(image, np.array(boxes, np.float32).reshape(-1, 4), np.array(classes, np.int64))
 
 
 def mosaic(sources: Sources, rng: np.random.Generator, size: int) -> Scene:
@@ -84,9 +108,9 @@ def mosaic(sources: Sources, rng: np.random.Generator, size: int) -> Scene:
 
 def solo(sources: Sources, rng: np.random.Generator, size: int) -> Scene:
     """One photograph of one thing, filling the scene: what a catalogue or a folder of crops looks like."""
-    class_id = _draw_class(sources, rng)
-    photo = _pick(sources.photos[class_id], rng)
-    box = _extent(photo.mask()) if photo.cut else np.array([0.04, 0.04, 0.96, 0.96], np.float32)
+    class_id = draw_class(sources, rng)
+    photo = pick(sources.photos[class_id], rng)
+    box = photo_box(photo)
     image = photo.image()
     height, width = image.shape[:2]
     scale = np.array([width, height, width, height], np.float32)
@@ -143,7 +167,8 @@ def paste(scene: Scene, sources: Sources, rng: np.random.Generator, *, count: in
     image, size = scene.image.copy(), scene.image.shape[0]
     boxes, classes = list(scene.boxes), list(scene.classes)
     for _ in range(count):
-        thing, alpha, inner, class_id = _cutout(sources, rng)
+        cutout = draw_cutout(sources, rng, real_share=0.4)
+        thing = cutout.image
         longer = size * float(np.exp(rng.uniform(np.log(0.16), np.log(0.8))))
         factor = longer / max(thing.shape[:2])
         stretch = float(np.exp(rng.uniform(-0.15, 0.15)))
@@ -151,20 +176,27 @@ def paste(scene: Scene, sources: Sources, rng: np.random.Generator, *, count: in
         h = int(np.clip(thing.shape[0] * factor / stretch, 8, size))
         for _attempt in range(6):
             x, y = (int(v) for v in rng.integers(0, (size - w + 1, size - h + 1)))
-            box = np.array([x, y, x, y], np.float32) + inner * np.array([w, h, w, h], np.float32)
-            if all(_hidden(old, box) <= 0.4 for old in boxes):
+            box = np.array([x, y, x, y], np.float32) + cutout.box * np.array([w, h, w, h], np.float32)
+            if all(hidden(old, box) <= 0.4 for old in boxes):
                 break
         else:
             continue
-        interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-        thing = np.asarray(cv2.resize(thing, (w, h), interpolation=interpolation))
-        thing = recolour(thing, rng)
-        weight = np.asarray(cv2.resize(alpha, (w, h))).astype(np.float32)[..., None] / 255
-        region = image[y : y + h, x : x + w]
-        image[y : y + h, x : x + w] = (thing * weight + region * (1 - weight)).astype(np.uint8)
-        boxes.append(box)
-        classes.append(np.int64(class_id))
+        boxes.append(_blend(image, cutout, place=(x, y, w, h), rng=rng))
+        classes.append(np.int64(cutout.class_id))
     return _kept(image, np.array(boxes, np.float32).reshape(-1, 4), np.array(classes, np.int64))
+
+
+def _blend(
+    image: Image, cutout: Cutout, *, place: tuple[int, int, int, int], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Paste a thing into an image at (x, y, width, height), in place, and return its box."""
+    x, y, w, h = place
+    interpolation = cv2.INTER_AREA if w < cutout.image.shape[1] else cv2.INTER_LINEAR
+    thing = recolour(np.asarray(cv2.resize(cutout.image, (w, h), interpolation=interpolation)), rng)
+    weight = np.asarray(cv2.resize(cutout.alpha, (w, h))).astype(np.float32)[..., None] / 255
+    region = image[y : y + h, x : x + w]
+    image[y : y + h, x : x + w] = (thing * weight + region * (1 - weight)).astype(np.uint8)
+    return np.array([x, y, x, y], np.float32) + cutout.box * np.array([w, h, w, h], np.float32)
 
 
 def recolour(image: Image, rng: np.random.Generator) -> Image:
@@ -195,87 +227,6 @@ def degrade(scene: Scene, rng: np.random.Generator) -> Scene:
         noise = rng.normal(0, rng.uniform(2, 10), (size, size, 1)).astype(np.float32)
         image = np.clip(image + noise, 0, 255).astype(np.uint8)
     return Scene(np.ascontiguousarray(image), boxes.astype(np.float32), scene.classes)
-
-
-def _pick(things: Sequence[Thing], rng: np.random.Generator) -> Thing:
-    return things[int(rng.integers(len(things)))]
-
-
-def _draw_class(sources: Sources, rng: np.random.Generator) -> int:
-    """Draw a class that has photographs: evenly, so that rare ones are seen as often as CIFAR's thousands."""
-    filled = [class_id for class_id, photos in sources.photos.items() if photos]
-    return _pick(filled, rng)
-
-
-def _cutout(
-    sources: Sources, rng: np.random.Generator
-) -> tuple[Image, NDArray[np.uint8], NDArray[np.float32], int]:
-    """Return one thing to paste: image, alpha of the same size or (96, 96), its box as fractions, its class."""
-    found = _cutout_of_scene(sources, rng) if rng.random() < 0.4 else None
-    if found is not None:
-        thing, class_id = found
-        return (
-            thing,
-            _soft_edges(rng, elliptic=False),
-            np.array([0.02, 0.02, 0.98, 0.98], np.float32),
-            class_id,
-        )
-    class_id = _draw_class(sources, rng)
-    photo = _pick(sources.photos[class_id], rng)
-    image, mask = photo.image(), photo.mask()
-    if rng.random() < 0.5:
-        image, mask = image[:, ::-1], mask[:, ::-1]
-    if photo.cut and mask.min() == 0:
-        inner = _extent(mask)
-        if rng.random() < 0.6:
-            return image, np.asarray(cv2.GaussianBlur(mask, (5, 5), 0)), inner, class_id
-        return image, _soft_edges(rng, elliptic=False), inner, class_id
-    inner = np.array([0.04, 0.04, 0.96, 0.96], np.float32)
-    return image, _soft_edges(rng, elliptic=not photo.cut and rng.random() < 0.4), inner, class_id
-
-
-def _cutout_of_scene(sources: Sources, rng: np.random.Generator) -> tuple[Image, int] | None:
-    """Cut a thing out of a real photograph by its box, where no other box covers it; half of the time a person."""
-    wanted_person = rng.random() < 0.45
-    for _ in range(20):
-        photo = _pick(sources.scenes, rng)
-        candidates = np.flatnonzero((photo.classes == PERSON) == wanted_person)
-        if len(candidates) == 0:
-            continue
-        chosen = int(rng.choice(candidates))
-        box = photo.boxes[chosen]
-        others = np.delete(photo.boxes, chosen, axis=0)
-        if min(box[2] - box[0], box[3] - box[1]) < 28 or any(_hidden(box, other) > 0.25 for other in others):
-            continue
-        x0, y0, x1, y1 = (int(v) for v in box)
-        thing = photo.image[y0:y1, x0:x1]
-        return (thing[:, ::-1] if rng.random() < 0.5 else thing), int(photo.classes[chosen])
-    return None
-
-
-def _soft_edges(rng: np.random.Generator, *, elliptic: bool) -> NDArray[np.uint8]:
-    """Return an alpha (96, 96): a rectangle or a rounded shape, from a hard edge to one an eighth of the side wide."""
-    axis = np.abs(np.linspace(-1, 1, 96, dtype=np.float32))
-    power = 4.0 if elliptic else 40.0
-    distance = (axis[:, None] ** power + axis[None, :] ** power) ** (1 / power)
-    width = float(rng.choice((0.0, 0.06, 0.25))) + 1e-3
-    return (np.clip((1 - distance) / width, 0, 1) * 255).astype(np.uint8)
-
-
-def _extent(mask: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the box of a mask as fractions of its sides."""
-    rows, columns = np.flatnonzero(mask.max(axis=1)), np.flatnonzero(mask.max(axis=0))
-    height, width = mask.shape
-    return np.array(
-        [columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height], np.float32
-    )
-
-
-def _hidden(box: NDArray[np.float32], by: NDArray[np.float32]) -> float:
-    """Return which fraction of `box` the box `by` covers."""
-    w = min(box[2], by[2]) - max(box[0], by[0])
-    h = min(box[3], by[3]) - max(box[1], by[1])
-    return float(max(w, 0) * max(h, 0) / max((box[2] - box[0]) * (box[3] - box[1]), 1e-6))
 
 
 def _kept(image: Image, boxes: Boxes, classes: NDArray[np.int64]) -> Scene:
