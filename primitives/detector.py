@@ -192,11 +192,18 @@ def _ultralytics() -> tuple[Any, Any]:
     if not downloads_allowed():
         os.environ.setdefault("YOLO_OFFLINE", "true")
     try:
-        from manyeyes.primitives.torchvision_ops import ensure_torchvision
+        from manyeyes.models.torchvision_ops import ensure_torchvision
 
         ensure_torchvision()
+        from PIL import Image
+
+        opened = Image.open
         import ultralytics
         from ultralytics.nn.tasks import torch_safe_load
+
+        # Ultralytics puts its own `Image.open` in place for the whole process, which wants to install a package
+        # when a file is no image, and raises something else than Pillow does.
+        Image.open = opened
     except ImportError as error:
         raise MissingDependency(
             f"detectors need ultralytics (AGPL-3.0): pip install 'manyeyes[detect]' ({error})"

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import stat as modes
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -149,7 +150,7 @@ def _decode_bytes(data: bytes, limits: Limits) -> DecodedImage:
     if len(data) > limits.max_bytes:
         raise ImageTooLarge(f"the image has {len(data)} bytes; at most {limits.max_bytes} are allowed")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = _pillows_open()(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLarge(f"the image's header claims too many pixels: {error}") from error
     except UnidentifiedImageError as error:
@@ -176,6 +177,16 @@ def _decode_bytes(data: bytes, limits: Limits) -> DecodedImage:
         # The TIFF reader knows the upright size only now.
         _check_pixels(image.width, image.height, limits)
         return _decoded(image, exif)
+
+
+def _pillows_open() -> Callable[..., PILImage]:
+    """Return Pillow's own `open`; ultralytics replaces it by one that installs a package for an unknown format."""
+    from PIL import Image
+
+    own: Callable[..., PILImage] = getattr(
+        sys.modules.get("ultralytics.utils.patches"), "_image_open", Image.open
+    )
+    return own
 
 
 def _decode_pil(image: PILImage) -> DecodedImage:
