@@ -1,4 +1,7 @@
-# The manyeyes service: docker build -t manyeyes . && docker run -p 8000:8000 manyeyes
+# The manyeyes service, with the recipes of examples/ until others are mounted:
+#
+#   docker build -t manyeyes .
+#   docker run -p 8000:8000 -e MANYEYES_API_KEYS=<a long key> -v recipes:/srv/manyeyes/examples manyeyes
 #
 # pip takes torch from where it is told to. For the CPU build, or for a mirror, pass its own variables:
 # docker build --build-arg PIP_FIND_LINKS=… or --build-arg PIP_EXTRA_INDEX_URL=…
@@ -15,9 +18,10 @@ RUN scripts/setup all
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/manyeyes /opt/manyeyes
 COPY --from=build /srv/manyeyes /srv/manyeyes
-# The cache and the recipes: mount a volume here to keep them.
+# The cache: mount a volume here to keep it.
 RUN install -d -o 10001 -g 10001 /var/lib/manyeyes
-ENV PATH=/opt/manyeyes/bin:$PATH MANYEYES_HOME=/var/lib/manyeyes HOME=/var/lib/manyeyes PYTHONUNBUFFERED=1
+ENV PATH=/opt/manyeyes/bin:$PATH MANYEYES_HOME=/var/lib/manyeyes MANYEYES_RECIPES_DIR=/srv/manyeyes/examples \
+    HOME=/var/lib/manyeyes PYTHONUNBUFFERED=1
 WORKDIR /var/lib/manyeyes
 USER 10001:10001
 EXPOSE 8000
