@@ -44,6 +44,12 @@ def check_class(value: str, info: ValidationInfo) -> str:
     return value
 
 
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise InvalidRecipe(f"expected a number, got {str(value).lower()} (a truth value)")
+    return value
+
+
 def _one_or_more(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -57,6 +63,8 @@ MAX_WORDS: Final = 1_000
 ClassName = Annotated[str, AfterValidator(check_class)]
 """A class of the recipe."""
 Word = Annotated[str, Field(min_length=1, max_length=500)]
+Number = Annotated[float, BeforeValidator(_no_truth, json_schema_input_type=float)]
+"""A number; pydantic alone would take true for 1."""
 ONE_OR_MORE: Final = BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])
 DISTINCT: Final = AfterValidator(_distinct)
 Words = Annotated[tuple[Word, ...], Field(max_length=MAX_WORDS), ONE_OR_MORE, DISTINCT]

@@ -210,18 +210,16 @@ class Source(Protocol):
         """Return what a function gives. arguments: a str for a label, a field or a pattern; else a Column."""
 
 
-def evaluate(node: Node, source: Source, n_items: int) -> Column:
-    """Return the value of an expression for every item; equal parts of it are computed once."""
-    return _Evaluation(source, n_items).value(node)
+class Evaluation:
+    """Expressions over one source of values; what several of them have in common is computed once."""
 
-
-class _Evaluation:
     def __init__(self, source: Source, n_items: int) -> None:
         self.source = source
         self.n_items = n_items
         self._done: dict[Node, Column] = {}
 
     def value(self, node: Node) -> Column:
+        """Return the value of an expression for every item."""
         # Constants stay out: True, 1 and 1.0 are equal as keys, but not the same value here.
         if isinstance(node, Constant):
             return Column.constant(node.value, self.n_items)

@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from manyeyes.errors import InvalidRecipe, nearest
-from manyeyes.lfs.base import Context, VoteColumn
+from manyeyes.lfs.base import Context, Number, VoteColumn
 from manyeyes.lfs.boxes import VOCABULARY, Boxes, label_names
 from manyeyes.lfs.rules import Rule, RulesLF, RulesSpec
 from manyeyes.lfs.vocabulary import Vocabulary
@@ -36,7 +36,7 @@ class DetectSpec(RulesSpec):
     kind: Literal["detect"] = "detect"
     rules: Annotated[tuple[DetectRule, ...], Field(max_length=1_000)] = ()
     using: str = "detector"
-    min_score: float = Field(default=0.0, ge=0.0, le=1.0)
+    min_score: Number = Field(default=0.0, ge=0.0, le=1.0)
 
 
 class DetectLF(RulesLF):

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from manyeyes.errors import InvalidRecipe
-from manyeyes.lfs.base import ClassName, Context, LabelingFunction, LFSpec, VoteColumn, Words
+from manyeyes.lfs.base import ClassName, Context, LabelingFunction, LFSpec, Number, VoteColumn, Words
 from manyeyes.primitives.base import FeatureSet
 from manyeyes.types import ABSTAIN
 
@@ -56,8 +56,8 @@ class PromptSpec(LFSpec):
     prompts: dict[ClassName, Words] = Field(default_factory=dict)
     templates: Words = ()
     against: Words = ()
-    threshold: float = Field(default=0.5, ge=0.0, le=1.0)
-    temperature: Annotated[float, Field(gt=0.0, le=100.0, allow_inf_nan=False)] | None = None
+    threshold: Number = Field(default=0.5, ge=0.0, le=1.0)
+    temperature: Annotated[Number, Field(gt=0.0, le=100.0, allow_inf_nan=False)] | None = None
     pool: Literal["mean", "max"] = "mean"
 
     @field_validator("templates")

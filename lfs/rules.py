@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from manyeyes.errors import InvalidRecipe
 from manyeyes.lfs.base import ClassName, LabelingFunction, LFSpec, VoteColumn
-from manyeyes.lfs.columns import Mask, Source, evaluate
+from manyeyes.lfs.columns import Evaluation, Mask, Source
 from manyeyes.lfs.expressions import Expression, parse
 from manyeyes.lfs.vocabulary import Vocabulary
 from manyeyes.types import ABSTAIN
@@ -86,7 +86,8 @@ class RulesLF(LabelingFunction):
     def decide(self, source: Source, present: Mask) -> VoteColumn:
         """Return the votes. present: bool, shape (n_items,); where the LF has something to go by."""
         column = self.empty(len(present))
+        evaluation = Evaluation(source, len(present))
         for expression, vote in self.conditions:
-            holds = evaluate(expression.node, source, len(present)).true
+            holds = evaluation.value(expression.node).true
             column.classes[holds & present & (column.classes == ABSTAIN)] = np.int16(vote)
         return column

@@ -37,7 +37,7 @@ from pydantic import (
 
 from manyeyes.documents import MAX_BYTES, Document, Problem, check_size, read_document, write_yaml
 from manyeyes.errors import InvalidRecipe, RecipeNotFound, UntrustedRecipe, nearest
-from manyeyes.lfs.base import LFSpec
+from manyeyes.lfs.base import LFSpec, Number
 from manyeyes.lfs.build import build_lf
 from manyeyes.primitives.base import PrimitiveSpec
 from manyeyes.recipe_errors import from_pydantic, invalid_recipe, problem_at
@@ -87,8 +87,8 @@ class Recipe(BaseModel):
         tuple[Annotated[str, Field(min_length=1, max_length=100)], ...],
         Field(min_length=2, max_length=MAX_CLASSES),
     ]
-    abstain_below: float = Field(default=0.0, ge=0.0, le=1.0)
-    class_balance: dict[str, Annotated[float, Field(gt=0.0, lt=1.0)]] | None = None
+    abstain_below: Number = Field(default=0.0, ge=0.0, le=1.0)
+    class_balance: dict[str, Annotated[Number, Field(gt=0.0, lt=1.0)]] | None = None
     primitives: Annotated[
         dict[_PrimitiveName, SerializeAsAny[Annotated[PrimitiveSpec, PlainValidator(parse_primitive)]]],
         BeforeValidator(spell_out),

@@ -135,6 +135,7 @@ def test_what_cannot_be_read_is_refused_at_once(text: str | bytes, told: str) ->
     assert time.perf_counter() - started < 5.0
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80) | st.binary(max_size=80))
 def test_any_text_is_read_or_refused(text: str | bytes) -> None:
     try:
@@ -143,7 +144,7 @@ def test_any_text_is_read_or_refused(text: str | bytes) -> None:
         return
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.text(st.sampled_from("ab: -[]{},&*!|>'\"#\n\t%@?<~1.e"), max_size=40))
 def test_any_run_of_yaml_signs_is_read_or_refused(text: str) -> None:
     try:
@@ -187,7 +188,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.dictionaries(words, values, max_size=4))
 def test_what_is_written_reads_back_as_it_was(value: dict[str, Any]) -> None:
     text = write_yaml(value)
@@ -196,7 +197,7 @@ def test_what_is_written_reads_back_as_it_was(value: dict[str, Any]) -> None:
     assert yaml.safe_load(text) == value  # other people's tools read YAML 1.1
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     st.dictionaries(
         printable,

@@ -214,6 +214,8 @@ def test_a_recipe_can_be_made_of_objects() -> None:
         ("hat, shoes, t-shirt]", "hat, shoes, t-shirt, null]", "line 2, classes[4]: expected a text, got nothing"),
         ("[dress, hat, shoes, t-shirt]", "dress", "line 2, classes: expected a list, such as [a, b], got 'dress'"),
         ("0.6", "1.6", "line 3, abstain_below: expected less than or equal to 1, got 1.6 (a number)"),
+        ("0.6", "true", "line 3, abstain_below: expected a number, got true"),
+        ("threshold: 0.5", "threshold: yes", "line 6, lfs[0].threshold: expected a number, got 'yes'"),
         ("0.6", "much", "line 3, abstain_below: expected a number, got 'much'"),
         ("detector: yolo11n", "detektor: yolo11n", "line 4, primitives.detektor: unknown primitive 'detektor'"),
         ("detector: yolo11n", "detektor: yolo11n", "did you mean 'detector'?"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -57,6 +57,7 @@ matrices = st.tuples(st.integers(0, 6), st.integers(0, 4)).flatmap(
 )
 
 
+@settings(deadline=None)
 @given(matrices, st.data())
 def test_any_matrix_agrees_with_a_loop(matrix: np.ndarray[Any, Any], data: st.DataObject) -> None:
     n, m = matrix.shape

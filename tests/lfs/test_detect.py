@@ -118,7 +118,7 @@ rectangles = st.tuples(corner, corner, corner, corner).map(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(rectangles, max_size=9), max_size=6))
 def test_the_union_is_exact(images: list[list[tuple[float, ...]]]) -> None:
     flat = np.array([box for image in images for box in image], dtype=np.float64).reshape(-1, 4)
@@ -133,7 +133,7 @@ def test_the_union_is_exact(images: list[list[tuple[float, ...]]]) -> None:
     np.testing.assert_allclose(union_area(flat, items, len(images)), expected, atol=1e-12)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.lists(st.tuples(st.sampled_from(["person", "dog"]), rectangles), max_size=6) | st.none(),

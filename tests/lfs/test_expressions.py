@@ -195,6 +195,7 @@ def test_hostile_expressions_are_refused_at_once(written: str, vocabulary: objec
     assert time.perf_counter() - started < 1.0
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused(written: str) -> None:
     for vocabulary in (DETECT, METADATA):
@@ -212,7 +213,7 @@ WORDS = (
 FRAGMENTS = st.sampled_from(WORDS.split())
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(st.lists(FRAGMENTS, max_size=25))
 def test_any_run_of_words_is_read_or_refused(words: list[str]) -> None:
     for vocabulary in (DETECT, METADATA):
@@ -282,7 +283,7 @@ def conditions() -> st.SearchStrategy[Node]:
     )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(conditions())
 def test_what_is_printed_reads_back_as_it_was(node: Node) -> None:
     text = to_text(node)

@@ -121,7 +121,7 @@ def test_file_names(item: Item, name: str) -> None:
 words = st.text(st.sampled_from("abÀß .-"), min_size=1, max_size=4).filter(lambda word: word.strip())
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.text(st.sampled_from("abÀàß .-\n"), max_size=12) | st.none(), max_size=6),
     words,

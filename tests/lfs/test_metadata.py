@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -124,6 +124,7 @@ def _comparable(x: object, y: object, *, order: bool) -> bool:
     return same and not (order and isinstance(x, bool))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(values, values), max_size=8), st.sampled_from(sorted(EXPRESSIONS)))
 def test_columns_agree_with_one_item_at_a_time(
     decide: Decide, rows: list[tuple[Any, Any]], when: str
@@ -132,6 +133,7 @@ def test_columns_agree_with_one_item_at_a_time(
     assert decide(when, *({"x": x, "y": y} for x, y in rows)) == expected
 
 
+@settings(deadline=None)
 @given(st.lists(values | st.just(10**400) | st.just(math.nan), max_size=10))
 def test_a_column_of_a_mix_keeps_every_value(mix: list[Any]) -> None:
     column = Column.of(mix)
