@@ -1,6 +1,6 @@
 """Zero-shot accuracy of the starter CLIP on photographs and prompts that its training never saw.
 
-`python benchmarks/starter_clip.py` prints a table; `--json` prints one line a bar; `--quick` ends within a minute by
+`python -m benchmarks.starter_clip` prints a table; `--json` prints one line a bar; `--quick` ends within a minute by
 taking fewer photographs. The prompts are single sentences in held-out wording; each figure is the mean over them.
 """
 
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bars import Bar, arguments, at_least, show
 from PIL import Image
 
+from benchmarks.bars import Bar, arguments, at_least, show
 from manyeyes.models.starter.clip import StarterClip, load_starter_clip
 from manyeyes.models.starter.clip_captions import TextEncoder, Vocabulary, load_vocabulary
 from manyeyes.models.starter.clip_evaluation import accuracies, calibration_error, class_embeddings

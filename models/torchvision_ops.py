@@ -14,6 +14,7 @@ import importlib.util
 import logging
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ def ensure_torchvision() -> bool:
             # Not CompositeImplicit: torchvision registers its own shape function, which that would forbid.
             _library.impl(name, function, "CompositeExplicitAutograd")
         importlib.import_module("torchvision")
-        extension = importlib.import_module("torchvision.extension")
+        extension: Any = importlib.import_module("torchvision.extension")
         # After the import, not before: its shape functions for the other operators must stay unregistered.
         extension._has_ops = _has_ops
         logger.warning(

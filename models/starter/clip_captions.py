@@ -96,7 +96,7 @@ class Vocabulary:
         owner: dict[int, int] = {}
         columns: dict[tuple[str, str], int] = {}
         for group in groups:
-            children = [c for c in _numbers(group.get("imagenet", "")) if c not in self.leave_out]
+            children = [c for c in read_numbers(group.get("imagenet", "")) if c not in self.leave_out]
             owner |= dict.fromkeys(children, len(names))
             columns |= {(s, group[s]): len(names) for s in ("clothing", "cifar10", "coco") if s in group}
             names.append(list(group["names"]))
@@ -206,8 +206,12 @@ def describe_contents(contents: str, rng: np.random.Generator) -> str:
     return frame.format(listed)
 
 
-def _numbers(ranges: str | int) -> list[int]:
-    """Return the numbers in a text like "3-5,9"."""
+def read_numbers(ranges: str | int) -> list[int]:
+    """Return the numbers in a text like "3-5,9".
+
+    >>> read_numbers("3-5,9")
+    [3, 4, 5, 9]
+    """
     numbers: list[int] = []
     for part in filter(None, str(ranges).split(",")):
         first, _, last = part.partition("-")

@@ -97,6 +97,12 @@ def score_dev(
     return rows
 
 
+def hundred_classes() -> list[int]:
+    """Return the ImageNet classes, always the same, that stand for a kind of photograph nobody trained on."""
+    chosen = np.random.default_rng(7).choice(1000, 100, replace=False)
+    return sorted(int(number) for number in chosen)
+
+
 def _imagenet_rows(
     head: torch.nn.Module,
     features: Features,
@@ -108,7 +114,7 @@ def _imagenet_rows(
     centre = features.where(features.views == CENTRE)
     images, numbers = embed(head, centre), centre.labels.astype(np.int64)
     names = [[column[0]] for column in vocabulary.class_names]
-    hundred = np.sort(np.random.default_rng(7).choice(1000, 100, replace=False))
+    hundred = np.array(hundred_classes())
     prompts = class_embeddings(names, vocabulary, encoder)
     chosen = np.isin(numbers, hundred)
     place = np.searchsorted(hundred, numbers[chosen])

@@ -30,8 +30,12 @@ CENTRE = 0
 
 _CIFAR_PER_CLASS = 600
 _RANDOM_VIEWS = {"clothing": 2, "cifar10": 0, "imagenet": 6, "coco": 2}
-_SMALLEST_OBJECT = 32 * 32
+_SMALLEST_OBJECT_PX = 32 * 32
 _OBJECTS_PER_PHOTO = 12
+
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,11 @@ class Features:
     def where(self, chosen: NDArray[np.bool_]) -> Features:
         """Return the views for which the bool mask of shape (n_views,) is True."""
         return Features(
-            *(column[chosen] for column in (self.values, self.labels, self.photos, self.views, self.contents))
+            values=self.values[chosen],
+            labels=self.labels[chosen],
+            photos=self.photos[chosen],
+            views=self.views[chosen],
+            contents=self.contents[chosen],
         )
 
 
@@ -64,7 +72,7 @@ class _Photo:
     label: str
     image: Image.Image
     contents: str = ""
-    crop: tuple[float, float, float, float] | None = None
+    crop: Box | None = None
 
 
 def load_features(name: str, *, data: Path, work: Path, starter: StarterClip, seed: int = 0) -> Features:
@@ -118,7 +126,7 @@ def _compute(photos: Iterator[_Photo], starter: StarterClip, *, n_random: int, s
             flush()
 
     for photo in photos:
-        image = photo.image if photo.crop is None else photo.image.crop(tuple(round(x) for x in photo.crop))
+        image = photo.image if photo.crop is None else photo.image.crop(photo.crop)
         add(photo, image, CENTRE)
         for view in range(1, 1 + (n_random if photo.crop is None else 1)):
             add(photo, random_view(image, rng), view)
@@ -163,13 +171,13 @@ def _coco_photos(data: Path) -> Iterator[_Photo]:
             yield _Photo(number, "", image, contents=json.dumps(counts))
             large = sorted(boxes, key=lambda item: _area(item[1]), reverse=True)[:_OBJECTS_PER_PHOTO]
             for label, box in large:
-                if _area(box) >= _SMALLEST_OBJECT:
+                if _area(box) >= _SMALLEST_OBJECT_PX:
                     yield _Photo(number, label, image, crop=_with_surroundings(box, image))
 
 
-def _read_boxes(text: str, names: dict[int, str], image: Image.Image) -> list[tuple[str, tuple[float, ...]]]:
-    """Return (label, (left, top, right, bottom) in pixels) for each line of a YOLO label file."""
-    boxes = []
+def _read_boxes(text: str, names: dict[int, str], image: Image.Image) -> list[tuple[str, Box]]:
+    """Return the label and the box for each line of a YOLO label file."""
+    boxes: list[tuple[str, Box]] = []
     for line in text.splitlines():
         number, x, y, w, h = (float(field) for field in line.split()[:5])
         box = (
@@ -182,21 +190,17 @@ def _read_boxes(text: str, names: dict[int, str], image: Image.Image) -> list[tu
     return boxes
 
 
-def _area(box: tuple[float, ...]) -> float:
+def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _with_surroundings(box: tuple[float, ...], image: Image.Image) -> tuple[float, float, float, float]:
+def _with_surroundings(box: Box, image: Image.Image) -> Box:
     """Return a nearly square crop around a box: a tenth of margin, and more on the shorter side."""
     width, height = 1.1 * (box[2] - box[0]), 1.1 * (box[3] - box[1])
     width, height = max(width, 0.7 * height), max(height, 0.7 * width)
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    return (
-        max(0.0, x - width / 2),
-        max(0.0, y - height / 2),
-        min(float(image.width), x + width / 2),
-        min(float(image.height), y + height / 2),
-    )
+    left, top = round(max(0.0, x - width / 2)), round(max(0.0, y - height / 2))
+    return left, top, round(min(image.width, x + width / 2)), round(min(image.height, y + height / 2))
 
 
 _PHOTOS: dict[str, Callable[[Path], Iterator[_Photo]]] = {

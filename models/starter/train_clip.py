@@ -22,9 +22,17 @@ from typing import Final
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch.nn import functional
 
-from manyeyes.models.starter.clip import HEAD_FILE, StarterClip, load_starter_clip, read_image_classifier
+from manyeyes.models.starter.clip import (
+    EMBED_DIM,
+    FEATURE_DIM,
+    HEAD_FILE,
+    StarterClip,
+    load_starter_clip,
+    read_image_classifier,
+)
 from manyeyes.models.starter.clip_captions import (
     CaptionBank,
     TextEncoder,
@@ -33,7 +41,7 @@ from manyeyes.models.starter.clip_captions import (
     describe_contents,
     load_vocabulary,
 )
-from manyeyes.models.starter.clip_evaluation import fit_logit_scale, is_dev, score_dev
+from manyeyes.models.starter.clip_evaluation import fit_logit_scale, hundred_classes, is_dev, score_dev
 from manyeyes.models.starter.clip_features import Features, load_features
 from manyeyes.models.weights import find_weights
 
@@ -141,7 +149,10 @@ def train_head(
     generator = torch.Generator().manual_seed(seed)
     sets = {**sets, "moved": _moved_set(sets, classifier, vocabulary, generator)}
     rng = np.random.default_rng(seed)
-    head = type(starter.model.visual.head.mlp)(1280, 768, 384, bias=(True, False))
+    # open_clip's own module, so that the trained one fits its model.
+    head: torch.nn.Module = type(starter.model.visual.head.mlp)(
+        FEATURE_DIM, 2 * EMBED_DIM, EMBED_DIM, bias=(True, False)
+    )
     banks = {
         name: build_bank(level.names, vocabulary, encoder, rng) for name, level in vocabulary.levels.items()
     }
@@ -159,7 +170,8 @@ def train_head(
         schedule.step()
         if step % 200 == 0 or step == n_steps - 1:
             logger.info("step %d: loss %.3f", step, loss.item())
-    return head.eval()
+    head.eval()
+    return head
 
 
 def _moved_set(
@@ -253,10 +265,9 @@ def _scene_loss(
 
 def save_head(head: torch.nn.Module, logit_scale: float, file: Path) -> None:
     """Write the head and ln(scale) as float16 safetensors under their names in the open_clip model."""
-    from safetensors.torch import save_file
-
     tensors = {f"visual.head.mlp.{name}": tensor.half() for name, tensor in head.state_dict().items()}
-    save_file({**tensors, "logit_scale": torch.tensor(float(np.log(logit_scale)))}, file)
+    # The scale stays float32: half precision would move every probability.
+    file.write_bytes(save({**tensors, "logit_scale": torch.tensor(float(np.log(logit_scale)))}))
 
 
 def main() -> None:
@@ -282,8 +293,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     encoder = TextEncoder(starter, store=args.work / "texts.npz")
     classifier = read_image_classifier(find_weights("efficientnet-lite0"))
-    left_out = np.random.default_rng(7).choice(1000, 100, replace=False) if args.without == "classes" else []
-    vocabulary = load_vocabulary(args.data, [int(number) for number in left_out])
+    vocabulary = load_vocabulary(args.data, hundred_classes() if args.without == "classes" else [])
     features = {
         name: load_features(name, data=args.data, work=args.work, starter=starter) for name in DATA_SETS
     }

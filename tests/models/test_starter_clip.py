@@ -7,12 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from manyeyes.errors import ManyeyesError, WeightsMismatch
 from manyeyes.models.starter.clip import HEAD_FILE, StarterClip, load_starter_clip, starter_clip_digest
 
 torch = pytest.importorskip("torch")
 Image = pytest.importorskip("PIL.Image")
+
+from manyeyes.models.starter.clip_captions import (  # noqa: E402
+    CAPTIONS_FILE,
+    Vocabulary,
+    describe_contents,
+    read_numbers,
+)
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
@@ -28,6 +36,42 @@ def test_the_digest_names_the_head(tmp_path: Path) -> None:
 
 def test_the_committed_head_is_small() -> None:
     assert HEAD_FILE.stat().st_size < 6_000_000
+
+
+def test_training_never_says_what_is_held_out() -> None:
+    raw = yaml.safe_load(CAPTIONS_FILE.read_text(encoding="utf-8"))
+    groups = [group for level in raw["groups"].values() for group in level]
+    taught = {name.lower() for group in groups for name in group["names"]}
+    taught |= {name.lower() for names in raw["imagenet"].values() for name in names}
+    held_out = {name.lower() for group in groups for name in group.get("held_out", ())}
+    assert len(held_out) > 40
+    assert not held_out & taught
+    assert not set(raw["templates"]) & set(raw["held_out_templates"])
+
+
+def test_no_imagenet_class_is_in_two_groups_of_a_level() -> None:
+    raw = yaml.safe_load(CAPTIONS_FILE.read_text(encoding="utf-8"))
+    for name, groups in raw["groups"].items():
+        members = [number for group in groups for number in read_numbers(group.get("imagenet", ""))]
+        assert len(members) == len(set(members)), name
+        assert all(0 <= number < 1000 for number in members)
+
+
+def test_captions_have_articles() -> None:
+    raw = {"no_article": ["grass"]}
+    vocabulary = Vocabulary(raw, [])
+    assert vocabulary.caption("a photo of {a} {}", "apple") == "a photo of an apple"
+    assert vocabulary.caption("a photo of {a} small {}", "apple") == "a photo of a small apple"
+    assert vocabulary.caption("{a} {}", "pants") == "pants"
+    assert vocabulary.caption("this is {a} {}", "grass") == "this is grass"
+    assert vocabulary.caption("{a} {}", "dress") == "a dress"
+
+
+def test_scenes_are_described_from_their_boxes() -> None:
+    rng = np.random.default_rng(0)
+    captions = {describe_contents('{"person": 2, "dog": 1}', rng) for _ in range(30)}
+    assert "two people and a dog in a photo" in captions
+    assert describe_contents("{}", rng)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +168,7 @@ def test_clothing_is_told_apart(starter: StarterClip) -> None:
     correct = []
     with zipfile.ZipFile(DATA / "clothing_validation.zip") as archive:
         for label in classes:
-            for name in [n for n in sorted(archive.namelist()) if n.startswith(f"{label}/")][:8]:
+            for name in [n for n in sorted(archive.namelist()) if n.startswith(f"{label}/")][:4]:
                 with archive.open(name) as file:
                     similarities = prompts @ embed_image(starter, np.asarray(Image.open(file).convert("RGB")))
                 correct.append(classes[int(similarities.argmax())] == label)
