@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from manyeyes.models.base import ACCURACY_OF_A_HARD_VOTE, Gold, LabelModel, softmax, sum_by_class
+from manyeyes.models.base import ACCURACY_OF_A_HARD_VOTE, Gold, LabelModel, softmax
 from manyeyes.types import ABSTAIN, Votes
 
 _SURE = 1e-3
@@ -69,11 +69,14 @@ class OneCoin(LabelModel):
         precision = self.prior_strength * ACCURACY_OF_A_HARD_VOTE * (1 - ACCURACY_OF_A_HARD_VOTE)
         item, lf = np.nonzero(voted)
         vote, logit = votes.classes[item, lf], logits[item, lf]
+        cell = item * votes.n_classes + vote
         known = np.zeros(votes.n_items, dtype=bool) if gold is None else gold != ABSTAIN
 
         self.offset_ = centre.copy()
         for _ in range(self.max_iterations):
-            posterior = softmax(self.log_prior_ + sum_by_class(votes, self._weights(votes)))
+            evidence = _evidence(self.offset_[lf] + logit, votes.n_classes)
+            summed = np.bincount(cell, weights=evidence, minlength=votes.n_items * votes.n_classes)
+            posterior = softmax(self.log_prior_ + summed.reshape(votes.n_items, votes.n_classes))
             if gold is not None and known.any():
                 posterior[known] = np.eye(votes.n_classes)[gold[known]]
             right = posterior[item, vote]
@@ -87,11 +90,7 @@ class OneCoin(LabelModel):
         self.accuracy_ = np.where(n_votes > 0, accuracy / np.maximum(n_votes, 1), _sigmoid(self.offset_))
 
     def _weights(self, votes: Votes) -> npt.NDArray[np.float64]:
-        # log(a (k - 1) / (1 - a)) with a = sigmoid(x) is x + log(k - 1).
-        bound = np.log((1 - _SURE) / _SURE)
-        log_odds = np.clip(self.offset_ + _score_logits(votes), -bound, bound)
-        weights: npt.NDArray[np.float64] = np.maximum(0.0, log_odds + np.log(votes.n_classes - 1))
-        return weights
+        return _evidence(self.offset_ + _score_logits(votes), votes.n_classes)
 
 
 def _fit_offsets(
@@ -117,6 +116,15 @@ def _fit_offsets(
         if float(np.abs(step).max(initial=0.0)) < 1e-9:
             break
     return offset
+
+
+def _evidence(log_odds: npt.NDArray[np.float64], n_classes: int) -> npt.NDArray[np.float64]:
+    """Return what a vote adds to its class: log(a (k - 1) / (1 - a)), where log_odds is log(a / (1 - a))."""
+    bound = np.log((1 - _SURE) / _SURE)
+    evidence: npt.NDArray[np.float64] = np.maximum(
+        0.0, np.clip(log_odds, -bound, bound) + np.log(n_classes - 1)
+    )
+    return evidence
 
 
 def _score_logits(votes: Votes) -> npt.NDArray[np.float64]:

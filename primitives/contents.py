@@ -38,6 +38,7 @@ class Contents:
         """
         found = cls([None] * len(items), [None] * len(items))
         files: list[tuple[int, str, os.stat_result]] = []
+        here = os.getcwd() if images and cache is not None else ""
         for i, item in enumerate(items):
             try:
                 text = check_item(item, limits)
@@ -46,7 +47,8 @@ class Contents:
                         found._take_image(i, content_digest(item.image), item.image)
                     elif cache is not None and isinstance(item.image, str | os.PathLike):
                         stat = stat_file(item.image, limits)
-                        files.append((i, os.path.abspath(item.image), stat))
+                        # Not abspath: it costs more than the stat, and another spelling only means one more reading.
+                        files.append((i, os.path.join(here, os.fsdecode(item.image)), stat))
                     else:
                         found.unread[i] = item.image
                 if texts and text:
