@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from manyeyes.errors import EmptyItem, InvalidItem, ItemError
 from manyeyes.primitives.cache import Cache, content_digest
-from manyeyes.primitives.images import check_pil, stat_file
+from manyeyes.primitives.images import check_pil, full_path, stat_file
 from manyeyes.settings import Limits
 from manyeyes.types import ImageSource, Item
 
@@ -38,7 +38,6 @@ class Contents:
         """
         found = cls([None] * len(items), [None] * len(items))
         files: list[tuple[int, str, os.stat_result]] = []
-        here = os.getcwd() if images and cache is not None else ""
         for i, item in enumerate(items):
             try:
                 text = check_item(item, limits)
@@ -47,8 +46,7 @@ class Contents:
                         found._take_image(i, content_digest(item.image), item.image)
                     elif cache is not None and isinstance(item.image, str | os.PathLike):
                         stat = stat_file(item.image, limits)
-                        # Not abspath: it costs more than the stat, and another spelling only means one more reading.
-                        files.append((i, os.path.join(here, os.fsdecode(item.image)), stat))
+                        files.append((i, full_path(item.image), stat))
                     else:
                         found.unread[i] = item.image
                 if texts and text:

@@ -106,6 +106,15 @@ def read_file(path: str | os.PathLike[str], limits: Limits) -> tuple[bytes, os.s
     return data, after
 
 
+def full_path(path: str | os.PathLike[str]) -> str:
+    """Return a path that does not depend on the working directory.
+
+    It is not normalised: that costs more than the file's stat, and another spelling only means one more reading.
+    """
+    name = os.fsdecode(path)
+    return name if name.startswith("/") else os.path.join(os.getcwd(), name)
+
+
 def check_pil(image: Any, limits: Limits) -> PILImage:
     """Return the argument if it is a PIL image of acceptable size.
 

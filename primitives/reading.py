@@ -14,7 +14,7 @@ from typing import Any
 from manyeyes.errors import ItemError, ManyeyesError, PrimitiveFailed
 from manyeyes.primitives.base import DecodedImage, PreparingPrimitive, Primitive
 from manyeyes.primitives.cache import Cache, content_digest
-from manyeyes.primitives.images import check_pil, decode_image, digest_pil, read_file
+from manyeyes.primitives.images import check_pil, decode_image, digest_pil, full_path, read_file
 from manyeyes.settings import Limits
 from manyeyes.types import ImageSource
 
@@ -70,7 +70,7 @@ class Reader:
             elif isinstance(source, str | os.PathLike):
                 known, stat = read_file(source, self._limits)
                 digest = content_digest(known)
-                seen = (os.path.abspath(source), stat, digest)
+                seen = (full_path(source), stat, digest)
             else:
                 known = check_pil(source, self._limits)
                 digest = digest_pil(known)

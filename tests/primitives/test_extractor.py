@@ -281,6 +281,25 @@ def test_a_remembered_file_is_not_read_again(
     assert features["toy"]["embedding"].tolist() == [[1, 0, 0]]
 
 
+def test_a_relative_path_is_remembered_as_it_is_spelt(
+    png: Png, cache: Cache, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (working_directory / "a.png").write_bytes(png(0))
+    now = time.time_ns()
+    spellings = ["a.png", "./a.png", "../here/a.png"]
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time_ns", lambda: now + 3_000_000_000)
+        toys(cache).extract([Item(name, image=name) for name in spellings], ["toy"])
+        patched.setattr("manyeyes.primitives.reading.read_file", lambda *_: pytest.fail("the file was read"))
+        toys(cache).extract([Item(name, image=name) for name in spellings], ["toy"])
+    # The same words in another folder are another file.
+    (working_directory / "below").mkdir()
+    (working_directory / "below" / "a.png").write_bytes(png("red"))
+    monkeypatch.chdir(working_directory / "below")
+    features = toys(cache).extract([Item("a", image="a.png")], ["toy"])
+    assert features["toy"]["embedding"].tolist() == [[1, 0, 0]]
+
+
 def test_a_file_that_goes_away_is_an_error_again(png: Png, tmp_path: Path, cache: Cache) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png(0))
