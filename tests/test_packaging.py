@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import sys
 import tomllib
 import venv
 import zipfile
+from collections.abc import Iterable
 from email.message import Message
 from email.parser import Parser
 from importlib import metadata as importlib_metadata
@@ -149,6 +151,46 @@ def test_the_licence_travels_along(names: list[str], metadata: Message) -> None:
 def test_only_one_extra_brings_agpl_software(metadata: Message) -> None:
     asking = [r for r in metadata.get_all("Requires-Dist", []) if r.startswith("ultralytics")]
     assert len(asking) == 1 and asking[0].endswith('extra == "detect"')
+
+
+def imported_by(files: Iterable[Path]) -> dict[str, str]:
+    """Return the third-party top-level modules that some sources import, anywhere in them, and one place of each."""
+    found: dict[str, str] = {}
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                modules = [node.module]
+            else:
+                continue
+            found |= {module.partition(".")[0]: f"{file.name}:{node.lineno}" for module in modules}
+    ours = {"manyeyes", "__future__", *sys.stdlib_module_names}
+    return {module: where for module, where in found.items() if module not in ours}
+
+
+def test_every_import_is_a_requirement_of_ours(metadata: Message, root: Path) -> None:
+    """Or of one that we ask for, as pydantic-core is of pydantic: what comes from further away may stay away."""
+    sources = [path for folder in ("manyeyes", *ROOMS) for path in (root / folder).rglob("*.py")]
+    asked = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
+    declared = {canonicalize_name(r.name) for r in asked if 'extra == "dev"' not in str(r.marker)} - {
+        "manyeyes"
+    }
+    near = declared | {
+        canonicalize_name(Requirement(text).name)
+        for name in declared
+        for text in importlib_metadata.requires(name) or ()
+        if "extra ==" not in text
+    }
+    owners = importlib_metadata.packages_distributions()
+    found = imported_by(sources)
+    assert {"torch", "PIL", "lmdb"} <= set(found)
+    strays = {
+        where: module
+        for module, where in found.items()
+        if not {canonicalize_name(name) for name in owners.get(module, [])} & near
+    }
+    assert strays == {}
 
 
 def test_constraints_pin_every_requirement(metadata: Message, root: Path) -> None:
