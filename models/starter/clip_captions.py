@@ -99,7 +99,9 @@ class Vocabulary:
             children = [c for c in read_numbers(group.get("imagenet", "")) if c not in self.leave_out]
             owner |= dict.fromkeys(children, len(names))
             columns |= {(s, group[s]): len(names) for s in ("clothing", "cifar10", "coco") if s in group}
-            names.append(list(group["names"]))
+            # A data set's own label is the likeliest word in a prompt, however odd ("longsleeve", "outwear").
+            labels = [group[s] for s in ("clothing", "cifar10") if s in group]
+            names.append(list(group["names"]) + 2 * labels)
         for number in range(N_IMAGENET):
             if number not in owner and number not in self.leave_out:
                 owner[number] = len(names)
@@ -140,7 +142,7 @@ def build_bank(
     names: list[list[str]], vocabulary: Vocabulary, encoder: TextEncoder, rng: np.random.Generator
 ) -> CaptionBank:
     """Embed captions for every column: more templates for few, broad columns than for many."""
-    per_name = 16 if len(names) < 500 else 8
+    per_name = 20 if len(names) < 500 else 8
     texts: list[str] = []
     counts = []
     for column in names:

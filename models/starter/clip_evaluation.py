@@ -66,12 +66,16 @@ def calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_
 def fit_logit_scale(
     head: torch.nn.Module, features: dict[str, Features], vocabulary: Vocabulary, encoder: TextEncoder
 ) -> float:
-    """Return the scale (1 / temperature) with the least mean negative log likelihood over the dev splits."""
+    """Return the scale (1 / temperature) with the least mean negative log likelihood over dev splits and wordings.
+
+    Unseen names count as much as labels: a prompt is rarely worded as in training, and too sure is worse than unsure.
+    """
     losses = np.zeros(len(_SCALES))
     for name in ("clothing", "cifar10"):
-        images, truth, names = _dev_images(head, name, features[name])
-        prompts = class_embeddings([[label] for label in names], vocabulary, encoder)
-        losses += _losses(images, prompts, truth)
+        images, truth, labels = _dev_images(head, name, features[name])
+        other = vocabulary.held_out_names(name)
+        for names in ([[label] for label in labels], [other[label] for label in labels]):
+            losses += _losses(images, class_embeddings(names, vocabulary, encoder), truth)
     return float(_SCALES[losses.argmin()])
 
 

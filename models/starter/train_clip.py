@@ -200,7 +200,7 @@ def _loss(
 ) -> torch.Tensor:
     """Return the loss of one step: cross-entropy at every level, and closeness to the mixed caption at two."""
     values, classes, columns, weights = batch
-    embedded = functional.normalize(head(functional.dropout(values, 0.1)).float(), dim=-1)
+    embedded = functional.normalize(head(functional.dropout(values, 0.25)).float(), dim=-1)
     loss = torch.zeros(())
     for name, weight in _LEVEL_WEIGHT.items():
         target = vocabulary.levels[name].sum_classes(classes)
@@ -278,7 +278,7 @@ def main() -> None:
         "--work", type=Path, required=True, help="folder for stored features, outside the repository"
     )
     parser.add_argument("--out", type=Path, default=HEAD_FILE, help="where the trained head goes")
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
