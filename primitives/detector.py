@@ -3,9 +3,9 @@
 This is the only module that imports ultralytics, and only when a detector is loaded: its licence is AGPL-3.0, which
 asks of those who offer a service with it that they offer their source too, unless they bought another licence.
 
-Ultralytics by itself installs packages, downloads weights, reports usage and keeps settings in the user's folder; here
-it does none of that. A ``.pt`` is a pickle: unless its sha256 is pinned, only what ultralytics' list of known classes
-allows is loaded.
+Ultralytics by itself installs packages, downloads weights, reports usage and keeps settings in the user's folder, and
+ONNX Runtime reports too; here they do none of that. A ``.pt`` is a pickle: unless its sha256 is pinned, only what
+ultralytics' list of known classes allows is loaded.
 """
 
 from __future__ import annotations
@@ -189,6 +189,8 @@ def _ultralytics() -> tuple[Any, Any]:
     os.environ["YOLO_AUTOINSTALL"] = "false"
     os.environ.setdefault("YOLO_CONFIG_DIR", str(private))
     os.environ.setdefault("YOLO_VERBOSE", "false")
+    # ONNX Runtime keeps a device id and events of its use in the user's folder, and sends them.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if not downloads_allowed():
         os.environ.setdefault("YOLO_OFFLINE", "true")
     try:

@@ -36,6 +36,7 @@ class ModelWorkers(Generic[M]):
         self._lock = threading.Lock()
         self._own = threading.local()
         self._model: M | None = None
+        self._copies: list[M] = []
         self._answers: dict[str, Any] = {}
         n_threads = min(len(os.sched_getaffinity(0)), n_threads)
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="manyeyes-model", initializer=_one_core)
@@ -62,6 +63,7 @@ class ModelWorkers(Generic[M]):
             if not hasattr(self._own, "model"):
                 with self._lock:
                     self._own.model = self._load()
+                    self._copies.append(self._own.model)
             model: M = self._own.model
             return model
         with self._lock:
@@ -78,6 +80,7 @@ def _one_core() -> None:
 
 
 _shared: dict[Hashable, ModelWorkers[Any]] = {}
+_inherited: list[dict[Hashable, ModelWorkers[Any]]] = []
 _shared_lock = threading.Lock()
 
 
@@ -95,9 +98,11 @@ def shared_workers(
 
 
 def _after_fork_in_child() -> None:
-    global _shared_lock
+    global _shared, _shared_lock
     _shared_lock = threading.Lock()
-    _shared.clear()
+    # Never destroyed: some engines wait for their own threads then, which are not in this process.
+    _inherited.append(_shared)
+    _shared = {}
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -245,21 +246,47 @@ def test_options_have_bounds(options: dict[str, float]) -> None:
 
 
 @pytest.mark.slow
-def test_the_library_keeps_to_itself(manyeyes_home: Path) -> None:
-    """No settings in the user's folder, no reports, no installation, in a process without any variables set."""
+def test_the_libraries_keep_to_themselves(manyeyes_home: Path, onnx: str, tmp_path: Path) -> None:
+    """Nothing in the user's folder, no reports, no installation, in a process without any variables set."""
     program = (
-        "from manyeyes.primitives.detector import _ultralytics\n"
-        "_ultralytics()\n"
+        "import sys\n"
+        "from manyeyes.primitives.detector import DetectorSpec, build\n"
+        "build('d', DetectorSpec(kind='detector', model=sys.argv[1]))['d'].setup()\n"
         "from ultralytics import settings\n"
         "from ultralytics.utils import AUTOINSTALL, ONLINE, USER_CONFIG_DIR\n"
         "print(settings['sync'], AUTOINSTALL, ONLINE, USER_CONFIG_DIR)\n"
     )
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("YOLO_")}
+    plain = {
+        name: value for name, value in os.environ.items() if not name.startswith(("YOLO_", "ORT_", "XDG_"))
+    }
+    (tmp_path / "user").mkdir()
+    plain["HOME"] = str(tmp_path / "user")
     done = subprocess.run(
-        [sys.executable, "-c", program], env=plain, check=True, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program, onnx],
+        env=plain,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     said = done.stdout.strip().splitlines()[-1]
     assert said == f"False False False {manyeyes_home / 'ultralytics' / 'Ultralytics'}"
+    assert [path for path in (tmp_path / "user").rglob("*") if path.is_file()] == []
+
+
+def in_child(path: str) -> None:
+    assert len(detector(model=path).compute([decode_image(Image.new("RGB", (64, 64)))])) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_a_forked_process_gets_a_model_of_its_own(onnx: str) -> None:
+    """The parent's engine has threads that the child lacks, so the child must not even destroy it."""
+    in_child(onnx)
+    child = multiprocessing.get_context("fork").Process(target=in_child, args=(onnx,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
 
 
 @pytest.mark.slow
