@@ -16,12 +16,15 @@ SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One figure against its goal. peer: what it was measured side by side with, where there is one."""
+    """One figure against its goal, or a figure that is only told, with neither.
+
+    peer: what it was measured side by side with, where there is one.
+    """
 
     bar: str
     figure: float
-    goal: float
-    met: bool
+    goal: float | None
+    met: bool | None
     unit: str = ""
     peer: str | None = None
 
@@ -29,6 +32,11 @@ class Bar:
 def at_least(bar: str, figure: float, goal: float, *, unit: str = "", peer: str | None = None) -> Bar:
     """Return a bar that is met from its goal upwards."""
     return Bar(bar, float(figure), float(goal), bool(figure >= goal), unit, peer)
+
+
+def told(bar: str, figure: float, *, unit: str = "", peer: str | None = None) -> Bar:
+    """Return a figure without a goal, which puts the others in proportion."""
+    return Bar(bar, float(figure), None, None, unit, peer)
 
 
 def at_most(bar: str, figure: float, goal: float, *, unit: str = "", peer: str | None = None) -> Bar:
@@ -46,7 +54,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 
 def show(title: str, bars: list[Bar], *, as_json: bool) -> int:
-    """Print the bars; return the exit code: 0 if all are met, else 1."""
+    """Print the bars; return the exit code: 1 if one misses its goal, else 0."""
     if as_json:
         for bar in bars:
             print(json.dumps(asdict(bar)))
@@ -59,12 +67,12 @@ def show(title: str, bars: list[Bar], *, as_json: bool) -> int:
             table.add_row(
                 bar.bar,
                 f"{bar.figure:,.4g}{unit}",
-                f"{bar.goal:,.4g}",
-                "yes" if bar.met else "NO",
+                "" if bar.goal is None else f"{bar.goal:,.4g}",
+                {True: "yes", False: "NO", None: ""}[bar.met],
                 bar.peer or "",
             )
         Console(width=140).print(table)
-    return 0 if all(bar.met for bar in bars) else 1
+    return 1 if any(bar.met is False for bar in bars) else 0
 
 
 def unpack(archive: Path, folder: Path, *, per_class: int | None = None) -> Path:

@@ -161,7 +161,7 @@ class LabelModel:
             raise InvalidVotes(
                 f"class_balance must hold {n_classes} positive probabilities that sum to 1, got {balance.tolist()}"
             )
-        return np.log(balance / balance.sum())
+        return np.asarray(np.log(balance / balance.sum()), dtype=np.float64)
 
     def _checked_weights(self, votes: Votes) -> npt.NDArray[np.float64]:
         if not hasattr(self, "log_prior_"):
@@ -235,7 +235,7 @@ def sum_by_class(votes: Votes, weights: npt.NDArray[np.float64]) -> npt.NDArray[
     item, lf = np.nonzero(votes.classes != ABSTAIN)
     cell = item * votes.n_classes + votes.classes[item, lf]
     summed = np.bincount(cell, weights=weights[item, lf], minlength=votes.n_items * votes.n_classes)
-    return summed.reshape(votes.n_items, votes.n_classes)
+    return summed.astype(np.float64, copy=False).reshape(votes.n_items, votes.n_classes)
 
 
 def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
