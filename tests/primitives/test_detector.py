@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -283,6 +284,7 @@ def in_child(path: str) -> None:
 def test_a_forked_process_gets_a_model_of_its_own(onnx: str) -> None:
     """The parent's engine has threads that the child lacks, so the child must not even destroy it."""
     in_child(onnx)
+    time.sleep(1)  # until the engine's threads have gone to sleep: then its end would wait for them
     child = multiprocessing.get_context("fork").Process(target=in_child, args=(onnx,))
     child.start()
     child.join(60)
