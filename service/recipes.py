@@ -71,7 +71,7 @@ class RecipeStore:
             known = self.names()
             told = f"stored are {', '.join(known[:20])}" if known else "this service stores none"
             raise RecipeNotFound(
-                f"no recipe {name!r} is stored; {told}{nearest(name, known)}. A whole recipe may come with the call"
+                f"no recipe {name!r} is stored; {told}, and a whole recipe may come with the call{nearest(name, known)}"
             )
         status = path.stat()
         stamp = (status.st_mtime_ns, status.st_size)
