@@ -27,7 +27,7 @@ BARS = {
     "cifar10_test": ("cifar10", "cifar10_test.zip", 0.65, "linear probe on 2,000 labels: 0.73"),
 }
 CIFAR_PHOTOS = 2000
-QUICK_PHOTOS = 150
+QUICK_PHOTOS = 120
 
 
 def read_photos(file: Path, per_class: int) -> Iterator[tuple[str, Image.Image]]:

@@ -66,17 +66,20 @@ def calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_
 def fit_logit_scale(
     head: torch.nn.Module, features: dict[str, Features], vocabulary: Vocabulary, encoder: TextEncoder
 ) -> float:
-    """Return the scale (1 / temperature) with the least mean negative log likelihood over dev splits and wordings.
+    """Return the scale (1 / temperature) of the prompts' softmax, fitted on the dev splits.
 
-    Unseen names count as much as labels: a prompt is rarely worded as in training, and too sure is worse than unsure.
+    Each data set and wording (labels, unseen names) has a scale with the least negative log likelihood; the smallest
+    is taken. Being too sure of a wrong class costs more than being unsure of a right one, and prompts in practice are
+    further from training than any of these.
     """
-    losses = np.zeros(len(_SCALES))
+    best = []
     for name in ("clothing", "cifar10"):
         images, truth, labels = _dev_images(head, name, features[name])
         other = vocabulary.held_out_names(name)
         for names in ([[label] for label in labels], [other[label] for label in labels]):
-            losses += _losses(images, class_embeddings(names, vocabulary, encoder), truth)
-    return float(_SCALES[losses.argmin()])
+            losses = _losses(images, class_embeddings(names, vocabulary, encoder), truth)
+            best.append(float(_SCALES[losses.argmin()]))
+    return min(best)
 
 
 def score_dev(

@@ -78,13 +78,14 @@ class _Photo:
 def load_features(name: str, *, data: Path, work: Path, starter: StarterClip, seed: int = 0) -> Features:
     """Return the features of one data set, from the work folder if they are there, else computed and stored there.
 
-    name: "clothing", "cifar10", "imagenet" or "coco". data: folder with the zip files described in its README.
-    work: folder for `<name>.npz`. Raises FileNotFoundError if a zip file is missing.
+    name: "clothing", "cifar10", "imagenet" or "coco".
+    data: folder with the zip files described in its README. work: folder for `<name>.npz`.
+    Raises FileNotFoundError if a zip file is missing.
     """
     file = work / f"{name}.npz"
     if not file.exists():
         work.mkdir(parents=True, exist_ok=True)
-        features = _compute(_PHOTOS[name](data), starter, n_random=_RANDOM_VIEWS[name], seed=seed)
+        features = _compute(name, _PHOTOS[name](data), starter, np.random.default_rng(seed))
         logger.info("%s: %d views", name, len(features.values))
         columns = {field: getattr(features, field) for field in Features.__slots__}
         np.savez(file, **columns)
@@ -106,8 +107,7 @@ def random_view(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return ImageEnhance.Color(view).enhance(float(rng.uniform(0.6, 1.3)))
 
 
-def _compute(photos: Iterator[_Photo], starter: StarterClip, *, n_random: int, seed: int) -> Features:
-    rng = np.random.default_rng(seed)
+def _compute(name: str, photos: Iterator[_Photo], starter: StarterClip, rng: np.random.Generator) -> Features:
     rows: list[tuple[str, int, int, str]] = []
     values: list[NDArray[np.float16]] = []
     batch: list[torch.Tensor] = []
@@ -128,7 +128,7 @@ def _compute(photos: Iterator[_Photo], starter: StarterClip, *, n_random: int, s
     for photo in photos:
         image = photo.image if photo.crop is None else photo.image.crop(photo.crop)
         add(photo, image, CENTRE)
-        for view in range(1, 1 + (n_random if photo.crop is None else 1)):
+        for view in range(1, 1 + (_RANDOM_VIEWS[name] if photo.crop is None else 1)):
             add(photo, random_view(image, rng), view)
     if batch:
         flush()

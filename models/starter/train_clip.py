@@ -16,7 +16,6 @@ import argparse
 import json
 import logging
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -41,8 +40,9 @@ from manyeyes.models.starter.clip_captions import (
     describe_contents,
     load_vocabulary,
 )
-from manyeyes.models.starter.clip_evaluation import fit_logit_scale, hundred_classes, is_dev, score_dev
-from manyeyes.models.starter.clip_features import Features, load_features
+from manyeyes.models.starter.clip_evaluation import fit_logit_scale, hundred_classes, score_dev
+from manyeyes.models.starter.clip_features import load_features
+from manyeyes.models.starter.clip_lessons import Classifier, TrainingSet, moved_set, prepare
 from manyeyes.models.weights import find_weights
 
 logger = logging.getLogger(__name__)
@@ -51,86 +51,15 @@ DATA_SETS: Final = ("imagenet", "clothing", "cifar10", "coco")
 # How many views of each data set a step sees, and how far its labels bind the classifier's fine opinion:
 # upsampled CIFAR fools the tower, so the label decides; a garment's label says nothing about ImageNet's classes.
 _BATCH: Final = {"imagenet": 96, "moved": 80, "clothing": 64, "cifar10": 64, "coco": 64}
-_FINE_WEIGHT: Final = {"imagenet": 1.0, "moved": 1.0, "clothing": 0.15, "cifar10": 0.5, "coco": 0.3}
+_FINE_WEIGHT: Final = {
+    "imagenet": 1.0,
+    "moved": 1.0,
+    "clothing": 0.15,
+    "cifar10": 0.5,
+    "coco": 0.3,
+}
 _LEVEL_WEIGHT: Final = {"fine": 1.0, "coarse": 1.0, "mid": 0.3, "top": 0.3}
-_N_MOVED: Final = 20_000
 _LABEL_TRUST: Final = 0.92
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSet:
-    """The training views of one data set as tensors.
-
-    values: float32, shape (n_views, 1280). classes: float32, shape (n_views, 1000); probabilities of the ImageNet
-    classes, narrowed by the label where it has any. columns: int64, shape (n_views,); the label's column at the coarse
-    level, −1 without label. contents: for whole COCO photographs JSON {object: count}.
-    """
-
-    values: torch.Tensor
-    classes: torch.Tensor
-    columns: torch.Tensor
-    contents: list[str]
-
-
-def prepare(
-    name: str, features: Features, vocabulary: Vocabulary, classifier: tuple[torch.Tensor, torch.Tensor]
-) -> TrainingSet:
-    """Return the training views of a data set (its dev photographs are left out) with their soft targets."""
-    features = features.where(~is_dev(name, features))
-    if name == "imagenet":
-        kept = [int(label) not in vocabulary.leave_out for label in features.labels]
-        features = features.where(np.array(kept))
-    values = torch.from_numpy(features.values.astype(np.float32))
-    classes = _probabilities(values, classifier, vocabulary)
-    coarse = vocabulary.levels["coarse"]
-    columns = torch.full((len(values),), -1)
-    for row, label in enumerate(features.labels):
-        column = coarse.columns.get((name, str(label)))
-        if name == "imagenet":
-            truth = torch.zeros(classes.shape[1])
-            truth[int(label)] = 1
-            # A random part of a photograph may not show its class; the classifier has the larger say.
-            classes[row] = 0.6 * classes[row] + 0.4 * truth if features.views[row] == 0 else classes[row]
-        elif column is not None:
-            columns[row] = column
-            inside = classes[row] * (coarse.owners == column)
-            if inside.sum() > 0 and name != "clothing":
-                classes[row] = inside / inside.sum()
-    return TrainingSet(values, classes, columns, [str(text) for text in features.contents])
-
-
-def _probabilities(
-    values: torch.Tensor, classifier: tuple[torch.Tensor, torch.Tensor], vocabulary: Vocabulary
-) -> torch.Tensor:
-    weight, bias = classifier
-    logits = values @ weight.T + bias
-    logits[:, sorted(vocabulary.leave_out)] = -torch.inf
-    return logits.softmax(dim=1)
-
-
-def move_features(
-    values: torch.Tensor, classifier: tuple[torch.Tensor, torch.Tensor], generator: torch.Generator
-) -> torch.Tensor:
-    """Return features pushed from their likeliest ImageNet class towards a random one.
-
-    values: float32, shape (n, 1280). The push is along the difference of the two classifier rows, long enough to turn
-    the decision on average; features stay non-negative, as the tower's are.
-    """
-    weight, bias = classifier
-    logits = values @ weight.T + bias
-    top = logits.argmax(dim=1)
-    goal = torch.randint(len(weight), top.shape, generator=generator)
-    direction = weight[goal] - weight[top]
-    gap = logits.gather(1, top[:, None]) - logits.gather(1, goal[:, None])
-    margin = 3.0 + 7.0 * torch.rand(len(values), 1, generator=generator)
-    moved = values
-    # Clipping at zero takes some of the push away; a second, smaller one makes up for most of that.
-    for _ in range(2):
-        step = (gap + margin) / direction.square().sum(dim=1, keepdim=True).clamp(min=1e-6)
-        moved = (moved + step * direction).clamp(min=0)
-        logits = moved @ weight.T + bias
-        gap = logits.gather(1, top[:, None]) - logits.gather(1, goal[:, None])
-    return moved
 
 
 def train_head(
@@ -138,7 +67,7 @@ def train_head(
     sets: dict[str, TrainingSet],
     vocabulary: Vocabulary,
     encoder: TextEncoder,
-    classifier: tuple[torch.Tensor, torch.Tensor],
+    classifier: Classifier,
     *,
     n_steps: int,
     scale: float = 30.0,
@@ -147,7 +76,7 @@ def train_head(
     """Train and return a fresh head (features, shape (n, 1280) → embeddings, shape (n, 384), not normalized)."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    sets = {**sets, "moved": _moved_set(sets, classifier, vocabulary, generator)}
+    sets = {**sets, "moved": moved_set(sets, classifier, vocabulary, generator)}
     rng = np.random.default_rng(seed)
     # open_clip's own module, so that the trained one fits its model.
     head: torch.nn.Module = type(starter.model.visual.head.mlp)(
@@ -172,20 +101,6 @@ def train_head(
             logger.info("step %d: loss %.3f", step, loss.item())
     head.eval()
     return head
-
-
-def _moved_set(
-    sets: dict[str, TrainingSet],
-    classifier: tuple[torch.Tensor, torch.Tensor],
-    vocabulary: Vocabulary,
-    generator: torch.Generator,
-) -> TrainingSet:
-    """Return made-up features that between them look like every ImageNet class."""
-    real = torch.cat([training.values for training in sets.values()])
-    rows = torch.randint(len(real), (_N_MOVED,), generator=generator)
-    values = torch.cat([move_features(part, classifier, generator) for part in real[rows].split(1000)])
-    classes = _probabilities(values, classifier, vocabulary)
-    return TrainingSet(values, classes, torch.full((_N_MOVED,), -1), [""] * _N_MOVED)
 
 
 def _loss(
@@ -297,7 +212,7 @@ def main() -> None:
     features = {
         name: load_features(name, data=args.data, work=args.work, starter=starter) for name in DATA_SETS
     }
-    sets = {n: prepare(n, f, vocabulary, classifier) for n, f in features.items() if n != args.without}
+    sets = prepare(features, vocabulary, classifier, without=args.without)
     head = train_head(starter, sets, vocabulary, encoder, classifier, n_steps=args.steps, seed=args.seed)
     logit_scale = fit_logit_scale(head, features, vocabulary, encoder)
     if args.without is None:
