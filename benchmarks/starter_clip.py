@@ -21,10 +21,20 @@ from manyeyes.models.starter.clip import StarterClip, load_starter_clip
 from manyeyes.models.starter.clip_captions import TextEncoder, Vocabulary, load_vocabulary
 from manyeyes.models.starter.clip_evaluation import accuracies, calibration_error, class_embeddings
 
-# A linear probe is what somebody with a label for every training photograph would put on the same tower.
+# A linear probe is what somebody with labels would put on the same tower; measured apart from this run.
 BARS = {
-    "clothing_validation": ("clothing", "clothing_validation.zip", 0.75, "linear probe on all labels: 0.895"),
-    "cifar10_test": ("cifar10", "cifar10_test.zip", 0.65, "linear probe on 2,000 labels: 0.73"),
+    "clothing_validation": (
+        "clothing",
+        "clothing_validation.zip",
+        0.75,
+        "linear probe, 2,500 labeled views, our dev split: 0.857",
+    ),
+    "cifar10_test": (
+        "cifar10",
+        "cifar10_test.zip",
+        0.65,
+        "linear probe, 2,500 labeled views, our dev split: 0.764",
+    ),
 }
 CIFAR_PHOTOS = 2000
 QUICK_PHOTOS = 120
