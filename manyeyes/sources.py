@@ -307,7 +307,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _distinct(given: list[Path], *, recursive: bool) -> list[Path]:
     """Return the paths without those that another gives too: ``photos photos/cats`` reads each file once."""
     kept: dict[Path, None] = dict.fromkeys(Path(os.path.abspath(path)) for path in given)
-    folders = {path for path in kept if path.is_dir()}
+    folders = {path for path in kept if os.path.isdir(path)}
 
     def covered(path: Path) -> bool:
         if path.suffix.lower() in TABLE_SUFFIXES or path.name.startswith("."):
@@ -319,7 +319,7 @@ def _distinct(given: list[Path], *, recursive: bool) -> list[Path]:
 
 def _common_folder(given: list[Path]) -> Path:
     """Return the folder that ids start from: the one given, or the deepest one that holds all that was given."""
-    folders = [os.path.abspath(path if path.is_dir() else path.parent) for path in given]
+    folders = [os.path.abspath(path if os.path.isdir(path) else path.parent) for path in given]
     return Path(os.path.commonpath(folders))
 
 

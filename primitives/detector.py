@@ -202,10 +202,12 @@ def _ultralytics() -> tuple[Any, Any]:
         opened = Image.open
         import ultralytics
         from ultralytics.nn.tasks import torch_safe_load
+        from ultralytics.utils import patches
 
         # Ultralytics puts its own `Image.open` in place for the whole process, which wants to install a package
-        # when a file is no image, and raises something else than Pillow does.
-        Image.open = opened
+        # when a file is no image, and raises something else than Pillow does. Where somebody imported it before us,
+        # `opened` is already its own, and Pillow's is where it keeps it.
+        Image.open = getattr(patches, "_image_open", opened)
     except ImportError as error:
         raise MissingDependency(
             f"detectors need ultralytics (AGPL-3.0): pip install 'manyeyes[detect]' ({error})"

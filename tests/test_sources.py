@@ -187,11 +187,13 @@ def test_what_may_not_be_read_is_a_row() -> None:
             os.seteuid(65534)
         try:
             reads = list(read_items([folder]))
+            named = list(read_items([folder / "closed" / "within.txt"]))
         finally:
             os.seteuid(uid)
             (folder / "closed").chmod(0o700)
     assert [read.id for read in reads] == ["closed", "closed.dat"]
-    for read in reads:
+    assert [read.id for read in named] == ["within.txt"]
+    for read in [*reads, *named]:
         assert isinstance(read, Broken)
         assert "change its permissions" in str(read.error)
 
