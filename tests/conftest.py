@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -69,3 +72,22 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
+
+
+@contextlib.contextmanager
+def _as_nobody() -> Iterator[None]:
+    # What earlier tests left to the garbage collector may want to remove files, which nobody has no right to.
+    gc.collect()
+    uid = os.geteuid()
+    if uid == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(uid)
+
+
+@pytest.fixture
+def as_nobody() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Return a context in which a superuser has given up the right to read everything."""
+    return _as_nobody

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -275,19 +275,9 @@ def test_all_of_them_in_one_call(tmp_path: Path, good: list[Path]) -> None:
     assert [row.label for row in rows if row.id.startswith("good")] == ["red", "blue"]
 
 
-@contextlib.contextmanager
-def as_nobody() -> Iterator[None]:
-    """Give up the right of a superuser to read everything, for a while."""
-    uid = os.geteuid()
-    if uid == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(uid)
-
-
-def test_what_may_not_be_read_is_an_error_row() -> None:
+def test_what_may_not_be_read_is_an_error_row(
+    as_nobody: Callable[[], contextlib.AbstractContextManager[None]],
+) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -173,7 +175,9 @@ def test_a_path_that_is_not_there_is_a_row(tmp_path: Path) -> None:
     broken(tmp_path / "nope.jpg", UnreadableItem, "does not exist", "check the spelling")
 
 
-def test_what_may_not_be_read_is_a_row() -> None:
+def test_what_may_not_be_read_is_a_row(
+    as_nobody: Callable[[], contextlib.AbstractContextManager[None]],
+) -> None:
     # A superuser reads everything, so the folder is made by one and read by nobody.
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -182,15 +186,10 @@ def test_what_may_not_be_read_is_a_row() -> None:
         (folder / "closed.dat").write_bytes(PNG)
         (folder / "closed.dat").chmod(0o000)
         (folder / "closed").chmod(0o000)
-        uid = os.geteuid()
-        if uid == 0:
-            os.seteuid(65534)
-        try:
+        with as_nobody():
             reads = list(read_items([folder]))
             named = list(read_items([folder / "closed" / "within.txt"]))
-        finally:
-            os.seteuid(uid)
-            (folder / "closed").chmod(0o700)
+        (folder / "closed").chmod(0o700)
     assert [read.id for read in reads] == ["closed", "closed.dat"]
     assert [read.id for read in named] == ["within.txt"]
     for read in [*reads, *named]:
