@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -50,6 +50,11 @@ def vote_dtype(n_classes: int) -> np.dtype[Any]:
     return np.dtype(np.int8) if n_classes <= np.iinfo(np.int8).max else np.dtype(np.int16)
 
 
+def no_scores(shape: tuple[int, ...]) -> FloatArray:
+    """Return the scores of hard votes: float32 NaN everywhere, read-only, in the memory of one number."""
+    return np.broadcast_to(np.float32(np.nan), shape)
+
+
 @dataclass(frozen=True, eq=False)
 class Votes:
     """The label matrix L: what each labeling function says of each item.
@@ -59,7 +64,9 @@ class Votes:
         it cannot (a hard vote) and wherever it abstains.
     class_names, lf_names: one name a class and one a column.
     shared: for each LF, the primitives that it reads; LFs that read the same one are not independent.
-    Raises InvalidVotes if shapes differ, a vote is outside [-1, n_classes) or a score is outside [0, 1].
+    sets: votes for more than one class (partial labels): the value ``n_classes + i`` says "one of ``sets[i]``", class
+        indices in ascending order; "not this class" is the set of all others.
+    Raises InvalidVotes if shapes differ, a vote is neither ABSTAIN nor a class nor a set, or a score is outside [0, 1].
     """
 
     classes: VoteArray
@@ -67,6 +74,7 @@ class Votes:
     class_names: tuple[str, ...]
     lf_names: tuple[str, ...]
     shared: tuple[tuple[str, ...], ...] = ()
+    sets: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.classes.ndim != 2 or self.classes.shape != self.scores.shape:
@@ -82,28 +90,61 @@ class Votes:
             )
         if self.classes.size:
             low, high = int(self.classes.min()), int(self.classes.max())
-            if low < ABSTAIN or high >= self.n_classes:
+            if low < ABSTAIN or high >= self.n_values:
                 raise InvalidVotes(
-                    f"a vote is {ABSTAIN} (abstain) or a class index below {self.n_classes}, got"
-                    f" {low if low < ABSTAIN else high}"
+                    f"a vote is {ABSTAIN} (abstain) or a class index below {self.n_classes}"
+                    + (f", or one of {len(self.sets)} sets of classes above that" if self.sets else "")
+                    + f", got {low if low < ABSTAIN else high}"
                 )
-            with np.errstate(invalid="ignore"):
-                if bool(np.any((self.scores < 0) | (self.scores > 1))):
+            if not self.is_hard:
+                # fmin and fmax pass over NaN, and need no scratch array as large as the votes.
+                least, most = np.fmin.reduce(self.scores, axis=None), np.fmax.reduce(self.scores, axis=None)
+                if least < 0 or most > 1:
                     raise InvalidVotes("a score is a probability in [0, 1], or NaN for a hard vote")
+        for members in self.sets:
+            whole = 0 < len(members) < self.n_classes and 0 <= members[0] and members[-1] < self.n_classes
+            if not whole or list(members) != sorted(set(members)):
+                raise InvalidVotes(
+                    f"a set of classes holds some of the {self.n_classes} class indices in ascending order, not all of"
+                    f" them, got {list(members)}"
+                )
 
     @classmethod
     def hard(cls, classes: npt.ArrayLike, n_classes: int | None = None) -> Votes:
         """Make a label matrix from hard votes alone, with names made up; for tests and for votes from elsewhere."""
-        array = np.asarray(classes, dtype=np.int64)
+        array = np.asarray(classes)
+        if not np.issubdtype(array.dtype, np.signedinteger):
+            array = array.astype(np.int64)
         k = n_classes if n_classes is not None else int(array.max(initial=0)) + 1
         # A vote out of range must reach the check below as it is, not wrapped around by a narrow dtype.
         fits = not array.size or (array.min() >= ABSTAIN and array.max() < k)
         return cls(
-            classes=array.astype(vote_dtype(k)) if fits else array,
-            scores=np.full(array.shape, np.nan, dtype=np.float32),
+            classes=array.astype(vote_dtype(k), copy=False) if fits else array,
+            scores=no_scores(array.shape),
             class_names=tuple(f"class_{c}" for c in range(k)),
             lf_names=tuple(f"lf_{j}" for j in range(array.shape[-1])),
         )
+
+    def rows(self, which: slice | npt.NDArray[Any]) -> Votes:
+        """Return the votes on some items: a slice (no copy), a boolean mask or indices."""
+        scores = no_scores(self.classes[which].shape) if self.is_hard else self.scores[which]
+        return replace(self, classes=self.classes[which], scores=scores)
+
+    def columns(self, which: Sequence[int]) -> Votes:
+        """Return the votes of some LFs, in the order given."""
+        kept = list(which)
+        return replace(
+            self,
+            classes=self.classes[:, kept],
+            scores=no_scores((self.n_items, len(kept))) if self.is_hard else self.scores[:, kept],
+            lf_names=tuple(self.lf_names[j] for j in kept),
+            shared=tuple(self.shared[j] for j in kept) if self.shared else (),
+        )
+
+    @property
+    def is_hard(self) -> bool:
+        """Whether the scores are one NaN that stands for all (``no_scores``), so that nobody needs to look at them."""
+        return self.scores.strides == (0, 0)
 
     @property
     def n_items(self) -> int:
@@ -116,6 +157,11 @@ class Votes:
     @property
     def n_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def n_values(self) -> int:
+        """How many different votes there are beside ABSTAIN: classes and sets of classes."""
+        return len(self.class_names) + len(self.sets)
 
 
 @dataclass(frozen=True, slots=True)
