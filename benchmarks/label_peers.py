@@ -78,8 +78,8 @@ def snorkel_majority(fit: Votes, score: Votes, seed: int, class_balance: Balance
 
 def hyper(fit: Votes, score: Votes, seed: int, class_balance: Balance) -> Probs:  # noqa: ARG001
     """The Hyper label model, a network that reads the whole label matrix and needs no training."""
-    if fit.n_classes * (fit.classes != ABSTAIN).sum() > 10_000_000:
-        raise DoesNotApply(f"a pass over {fit.n_items} items for each of {fit.n_classes} classes")
+    if score.n_classes * (score.classes != ABSTAIN).sum() > 20_000_000:
+        raise DoesNotApply(f"a pass over {score.n_items} items for each of {score.n_classes} classes")
     # Its weights lie in a pickle with one number of numpy's, which torch refuses unless it is told of these names.
     numbers = [(_scalar, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Float64DType]
     with importlib.import_module("torch").serialization.safe_globals(numbers):
@@ -88,7 +88,8 @@ def hyper(fit: Votes, score: Votes, seed: int, class_balance: Balance) -> Probs:
     def infer(votes: npt.NDArray[np.int64]) -> Probs:
         return np.asarray(model.infer(votes, return_probs=True), dtype=np.float64)
 
-    return _transductive(infer, fit, score)
+    # As its authors use it: on the votes to be labelled, and no others. On real votes that did better than on all.
+    return _transductive(infer, score, score)
 
 
 def dawid_skene(fit: Votes, score: Votes, seed: int, class_balance: Balance) -> Probs:  # noqa: ARG001
@@ -99,7 +100,9 @@ def dawid_skene(fit: Votes, score: Votes, seed: int, class_balance: Balance) -> 
 
 
 def one_coin_dawid_skene(fit: Votes, score: Votes, seed: int, class_balance: Balance) -> Probs:  # noqa: ARG001
-    """crowd-kit's Dawid–Skene with one accuracy an LF."""
+    """crowd-kit's Dawid–Skene with one accuracy an LF. Its table of errors has a row for every vote and class."""
+    if fit.n_classes > 200:
+        raise DoesNotApply(f"{fit.n_classes} classes: more than ten minutes for 12,000 items")
     return _crowd(lambda kit: kit.OneCoinDawidSkene(), fit, score)
 
 
