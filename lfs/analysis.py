@@ -23,6 +23,7 @@ from manyeyes.lfs.analysis_blocks import (
     clashes,
     count_votes,
     disagreement,
+    evidence_table,
     kept_rows,
     log_odds_of_accuracy,
     members,
@@ -305,7 +306,9 @@ def _leave_one_out(
     own = np.flatnonzero(column != ABSTAIN)
     own = own[:: max(1, len(own) // _ENOUGH)]
     own = own if rows is None else rows[own]
-    logits = np.log(np.maximum(probs[own], 1e-30)) - label_model.evidence_of(votes.rows(own), lf)
+    table = evidence_table(label_model, votes, lf)
+    mine = label_model.evidence_of(votes.rows(own), lf) if table is None else table[votes.classes[own, lf]]
+    logits = np.log(np.maximum(probs[own], 1e-30)) - mine
     others = odds_for(np.ascontiguousarray(logits.T), votes.classes[own, lf], members(votes))
     scores: FloatArray | None = None if votes.is_hard else score_logits(votes.scores[own, lf])
     return accuracy_at(log_odds_of_accuracy(others, scores), scores)

@@ -268,6 +268,26 @@ def posterior(label_model: FittedModel, votes: Votes) -> FloatArray:
     return probs
 
 
+def evidence_table(label_model: FittedModel, votes: Votes, lf: int) -> FloatArray | None:
+    """Return what each vote of an LF adds, if that hangs on the vote alone: float32, shape (n_values + 1, n_classes).
+
+    The last row is that of ABSTAIN. A label model need not say it of a million items then. It is tried on up to a
+    thousand items a vote, evenly spread; None where they differ, or where votes have scores.
+    """
+    if not votes.is_hard:
+        return None
+    column = np.ascontiguousarray(votes.classes[:, lf])
+    samples = []
+    for value in range(ABSTAIN, votes.n_values):
+        rows = np.flatnonzero(column == value)
+        samples.append(rows[:: max(1, len(rows) // 512)])
+    tried = np.concatenate(samples)
+    evidence = np.asarray(label_model.evidence_of(votes.rows(tried), lf), dtype=np.float32)
+    table = np.zeros((votes.n_values + 1, votes.n_classes), dtype=np.float32)
+    table[column[tried]] = evidence
+    return table if np.allclose(table[column[tried]], evidence, rtol=1e-5, atol=1e-6) else None
+
+
 def sigmoid(x: Any) -> Any:
     """Return the probability with these log-odds."""
     return 1 / (1 + np.exp(-x))

@@ -140,6 +140,39 @@ def label(
 
 
 @app.command()
+def analyze(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH…", help="Images, .txt files, tables (.csv, .jsonl) and folders.", show_default=False
+        ),
+    ],
+    recipe: Annotated[
+        Path,
+        typer.Option("--recipe", "-r", metavar="FILE", help="The recipe, YAML or JSON.", show_default=False),
+    ],
+    gold: Annotated[
+        Path | None, typer.Option("--gold", metavar="FILE", help="Known labels: a CSV with id and label.")
+    ] = None,
+    what_if: Annotated[
+        Path | None,
+        typer.Option("--what-if", metavar="FILE", help="Another recipe: what going over to it would change."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every pair.")] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Read only the first N items.")
+    ] = None,
+) -> None:
+    """Say how good the labeling functions are, which hang together, and what a change would do."""
+    from manyeyes.commands import analyze as command
+
+    options = command.Options(
+        paths=paths, recipe=recipe, gold=gold, what_if=what_if, as_json=as_json, limit=limit
+    )
+    raise typer.Exit(command.run(options))
+
+
+@app.command()
 def explain(
     item_id: Annotated[str, typer.Argument(metavar="ID", help="The id of a row: mostly the file's path.")],
     labels: Annotated[
