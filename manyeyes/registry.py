@@ -36,7 +36,10 @@ BUILT_IN: dict[Group, dict[str, str]] = {
     "manyeyes.label_models": {
         "auto": "manyeyes.models.auto:Auto",
         "majority": "manyeyes.models.majority:MajorityVote",
-        "one_coin": "manyeyes.models.one_coin:OneCoin",
+        "dawid_skene": "manyeyes.models.pooled:DawidSkene",
+        "one_coin": "manyeyes.models.pooled:OneCoin",
+        "score_aware": "manyeyes.models.pooled:ScoreAware",
+        "dependency_aware": "manyeyes.models.pooled:DependencyAware",
     },
 }
 

@@ -125,6 +125,14 @@ class Votes:
             lf_names=tuple(f"lf_{j}" for j in range(array.shape[-1])),
         )
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Votes]) -> Votes:
+        """Join the votes of the same LFs on several groups of items; there must be at least one."""
+        classes = np.concatenate([part.classes for part in parts])
+        hard = all(part.is_hard for part in parts)
+        scores = no_scores(classes.shape) if hard else np.concatenate([part.scores for part in parts])
+        return replace(parts[0], classes=classes, scores=scores)
+
     def rows(self, which: slice | npt.NDArray[Any]) -> Votes:
         """Return the votes on some items: a slice (no copy), a boolean mask or indices."""
         scores = no_scores(self.classes[which].shape) if self.is_hard else self.scores[which]

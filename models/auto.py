@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from manyeyes.models.base import Gold, LabelModel
 from manyeyes.models.majority import MajorityVote
-from manyeyes.models.one_coin import OneCoin
+from manyeyes.models.pooled import DependencyAware, OneCoin
 from manyeyes.types import ABSTAIN, Votes
 
 MIN_LFS = 3
@@ -38,7 +38,7 @@ class Auto(LabelModel):
     def __init__(self, class_balance: Sequence[float] | None = None) -> None:
         self.class_balance = class_balance
 
-    def _learn(self, votes: Votes, gold: Gold | None, shared: Sequence[Sequence[str]]) -> None:
+    def _learn(self, votes: Votes, gold: Gold | None, embeddings: Any, shared: Sequence[Sequence[str]]) -> None:
         voted = votes.classes != ABSTAIN
         n_active = int(voted.any(axis=0).sum())
         n_overlapping = int((voted.sum(axis=1) >= 2).sum())

@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from manyeyes.errors import InvalidVotes, ModelNotFound, NotFitted, WeightsMismatch
+from manyeyes.models.dependence import copies
+from manyeyes.models.evidence import block_size, in_blocks, members, softmax
 from manyeyes.registry import load
 from manyeyes.types import ABSTAIN, FloatArray, Votes
 
@@ -27,25 +29,43 @@ Gold = npt.NDArray[np.signedinteger[Any]]
 ACCURACY_OF_A_HARD_VOTE = 0.7
 """What a vote without a score is worth before anything is known of its LF: right seven times out of ten."""
 
-_FORMAT = 1
+_FORMAT = 2
+_TIE_BREAK = 5e-4
+
+Float = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Explanation:
     """Why a posterior is what it is: ``log posterior = log_prior + evidence.sum(axis=1)`` up to normalisation.
 
-    log_prior: float64, shape (n_classes,). evidence: float64, shape (n_items, n_lfs, n_classes), in nats.
+    log_prior: float64, shape (n_items, n_classes); what each item starts from. evidence: float64, shape (n_items,
+    n_lfs, n_classes), in nats. neighbors: for models that look at other items, what was found near each item.
     """
 
-    log_prior: npt.NDArray[np.float64]
-    evidence: npt.NDArray[np.float64]
+    log_prior: Float
+    evidence: Float
+    neighbors: Neighbors | None = None
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The fitted items that lent their votes. For each LF and item, by how much and which.
+
+    item: int64, shape (n_items, n_lfs, n_neighbors); rows of the votes that were fitted, -1 where there is none.
+    similarity: float32, same shape; cosine. lent: float32, shape (n_items, n_lfs); how much of a vote was lent, in [0, 1].
+    """
+
+    item: npt.NDArray[np.int64]
+    similarity: FloatArray
+    lent: FloatArray
 
 
 class LabelModel:
     """Base of every label model.
 
     ``__init__`` only stores hyperparameters, under their own names; learned state ends in ``_``. A subclass sets
-    ``name`` and ``hyperparameters``, and implements ``_learn``, ``_weights`` and, where it learns arrays, ``learned``.
+    ``name``, ``hyperparameters`` and ``learned``, and implements ``_learn`` and either ``_weights`` or ``_evidence``.
     """
 
     name: ClassVar[str]
@@ -53,17 +73,25 @@ class LabelModel:
     learned: ClassVar[tuple[str, ...]] = ()
 
     class_balance: Sequence[float] | None = None
-    log_prior_: npt.NDArray[np.float64]
+    log_prior_: Float
+    share_: Float
+    """float64, shape (n_lfs,): 1, or the part of one vote that each of several identical LFs counts for."""
     class_names_: tuple[str, ...]
     lf_names_: tuple[str, ...]
+    sets_: tuple[tuple[int, ...], ...]
 
     def fit(
-        self, votes: Votes, gold: Gold | None = None, *, shared: Sequence[Sequence[str]] | None = None
+        self,
+        votes: Votes,
+        gold: Gold | None = None,
+        embeddings: FloatArray | None = None,
+        shared: Sequence[Sequence[str]] | None = None,
     ) -> Self:
         """Learn from votes, forget earlier fits, return self.
 
-        gold: known labels, shape (n_items,), ABSTAIN where unknown. shared: which primitives each LF reads; defaults to
-        ``votes.shared``. Raises InvalidVotes if the gold labels do not fit the votes.
+        gold: known labels, shape (n_items,), ABSTAIN where unknown. embeddings: float32, shape (n_items, dim), NaN rows
+        where an item has none; models that do not use them ignore them. shared: which primitives each LF reads;
+        defaults to ``votes.shared``. Raises InvalidVotes if gold labels or embeddings do not fit the votes.
         """
         if gold is not None:
             gold = np.asarray(gold)
@@ -73,39 +101,71 @@ class LabelModel:
                     f"gold labels must have shape ({votes.n_items},) with values from {ABSTAIN} (unknown) to"
                     f" {votes.n_classes - 1}, got shape {gold.shape}"
                 )
-        self.class_names_, self.lf_names_ = votes.class_names, votes.lf_names
+        _check_embeddings(votes, embeddings)
+        self.class_names_, self.lf_names_, self.sets_ = votes.class_names, votes.lf_names, votes.sets
         self.log_prior_ = self._log_prior(votes.n_classes)
-        self._learn(votes, gold, tuple(map(tuple, shared)) if shared is not None else votes.shared)
+        reads = tuple(map(tuple, shared)) if shared is not None else votes.shared
+        self.share_ = shares_of_copies(votes, reads)
+        self._learn(votes, gold, embeddings, reads)
         return self
 
-    def predict_proba(self, votes: Votes) -> FloatArray:
+    def predict_proba(self, votes: Votes, embeddings: FloatArray | None = None) -> FloatArray:
         """Return class probabilities: float32, shape (n_items, n_classes).
 
-        Rows sum to 1; a row in which every LF abstains is the prior. Raises NotFitted before ``fit``, InvalidVotes if
-        the votes are of other LFs or classes than those fitted.
+        Rows sum to 1; a row in which every LF abstains is the prior, unless embeddings tell more. Raises NotFitted
+        before ``fit``, InvalidVotes if the votes are of other LFs or classes than those fitted.
         """
-        return softmax(self._log_posterior(votes)).astype(np.float32)
+        self._check(votes, embeddings)
+        probs = np.empty((votes.n_items, votes.n_classes), dtype=np.float32)
 
-    def explain(self, votes: Votes) -> Explanation:
+        def work(rows: slice) -> None:
+            block = votes.rows(rows)
+            probs[rows] = softmax(self._log_posterior(block, None if embeddings is None else embeddings[rows]))
+
+        in_blocks(votes.n_items, work, size=block_size(votes.n_classes))
+        return probs
+
+    def log_posterior(self, votes: Votes, embeddings: FloatArray | None = None) -> Float:
+        """Return the log-posterior up to a constant an item: float64, shape (n_items, n_classes)."""
+        self._check(votes, embeddings)
+        return self._log_posterior(votes, embeddings)
+
+    def evidence_of(self, votes: Votes, lf: int, embeddings: FloatArray | None = None) -> Float:
+        """Return what one LF adds to the log-posterior of each class: float64, shape (n_items, n_classes), in nats."""
+        self._check(votes, embeddings)
+        return self._evidence(votes, lf, self._state(votes, embeddings))
+
+    def explain(self, votes: Votes, embeddings: FloatArray | None = None) -> Explanation:
         """Return the prior and the evidence behind ``predict_proba``; it holds n·m·k floats."""
-        weights = self._checked_weights(votes)
+        self._check(votes, embeddings)
+        state = self._state(votes, embeddings)
         evidence = np.zeros((votes.n_items, votes.n_lfs, votes.n_classes))
-        item, lf = np.nonzero(votes.classes != ABSTAIN)
-        evidence[item, lf, votes.classes[item, lf]] = weights[item, lf]
-        return Explanation(log_prior=self.log_prior_, evidence=evidence)
+        for j in range(votes.n_lfs):
+            evidence[:, j] = self._evidence(votes, j, state)
+        return Explanation(self._row_prior(votes, state), evidence, self._neighbors(state))
 
     def reasons(
-        self, votes: Votes, *, top: npt.NDArray[Any], runner_up: npt.NDArray[Any]
+        self,
+        votes: Votes,
+        *,
+        top: npt.NDArray[Any],
+        runner_up: npt.NDArray[Any],
+        embeddings: FloatArray | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Return what stands between two classes of each item: prior log-odds and what each LF added to them.
 
         top, runner_up: class indices, shape (n_items,). Returns float32, shapes (n_items,) and (n_items, n_lfs);
         ``prior + moved.sum(axis=1)`` is the log-odds of top against runner-up.
         """
-        weights = self._checked_weights(votes)
-        sign = (votes.classes == top[:, None]).astype(np.float64) - (votes.classes == runner_up[:, None])
-        prior = self.log_prior_[top] - self.log_prior_[runner_up]
-        return prior.astype(np.float32), (weights * sign).astype(np.float32)
+        self._check(votes, embeddings)
+        state = self._state(votes, embeddings)
+        rows = np.arange(votes.n_items)
+        start = self._row_prior(votes, state)
+        moved = np.zeros((votes.n_items, votes.n_lfs), dtype=np.float32)
+        for j in range(votes.n_lfs):
+            evidence = self._evidence(votes, j, state)
+            moved[:, j] = evidence[rows, top] - evidence[rows, runner_up]
+        return (start[rows, top] - start[rows, runner_up]).astype(np.float32), moved
 
     @property
     def version(self) -> str:
@@ -137,15 +197,46 @@ class LabelModel:
 
     # What a subclass says
 
-    def _learn(self, votes: Votes, gold: Gold | None, shared: Sequence[Sequence[str]]) -> None:
+    def _learn(
+        self,
+        votes: Votes,
+        gold: Gold | None,
+        embeddings: FloatArray | None,
+        shared: Sequence[Sequence[str]],
+    ) -> None:
         """Set the learned state."""
 
-    def _weights(self, votes: Votes) -> npt.NDArray[np.float64]:
-        """Return the evidence of each vote for the class it names, in nats: float64, shape (n_items, n_lfs).
+    def _weights(self, votes: Votes) -> Float:
+        """Return the evidence of each vote for what it names, in nats: float64, shape (n_items, n_lfs).
 
-        Values at abstentions are ignored.
+        Values at abstentions are ignored. A vote for a set of classes is evidence for each of them.
         """
         raise TypeError(f"{type(self).__name__} does not say what a vote weighs")
+
+    def _state(self, votes: Votes, embeddings: FloatArray | None) -> Any:
+        """Return what ``_row_prior`` and ``_evidence`` need of these items and would else compute for each LF again."""
+        return np.where(votes.classes == ABSTAIN, 0.0, self._weights(votes)) * self.share_
+
+    def _row_prior(self, votes: Votes, state: Any) -> Float:
+        """Return what each item starts from: float64, shape (n_items, n_classes)."""
+        return np.tile(self.log_prior_, (votes.n_items, 1))
+
+    def _evidence(self, votes: Votes, lf: int, state: Any) -> Float:
+        """Return what one LF adds: float64, shape (n_items, n_classes)."""
+        return state[:, lf, None] * members(votes)[votes.classes[:, lf]]
+
+    def _log_posterior(self, votes: Votes, embeddings: FloatArray | None) -> Float:
+        state = self._state(votes, embeddings)
+        total = self._row_prior(votes, state)
+        if not votes.sets and type(self)._evidence is LabelModel._evidence:
+            total += sum_by_class(votes, state)
+            return total
+        for j in range(votes.n_lfs):
+            total += self._evidence(votes, j, state)
+        return total
+
+    def _neighbors(self, state: Any) -> Neighbors | None:
+        return None
 
     # What follows from it
 
@@ -163,20 +254,21 @@ class LabelModel:
             )
         return np.asarray(np.log(balance / balance.sum()), dtype=np.float64)
 
-    def _checked_weights(self, votes: Votes) -> npt.NDArray[np.float64]:
+    def _check(self, votes: Votes, embeddings: FloatArray | None) -> None:
         if not hasattr(self, "log_prior_"):
             raise NotFitted(f"{type(self).__name__} has not seen any votes yet; call fit(votes) first")
-        if votes.class_names != self.class_names_ or votes.lf_names != self.lf_names_:
+        if (votes.class_names, votes.lf_names) != (self.class_names_, self.lf_names_):
             raise InvalidVotes(
                 "these votes are not of the classes and LFs that the label model was fitted on; fitted on classes"
                 f" {list(self.class_names_)} and LFs {list(self.lf_names_)}, got {list(votes.class_names)} and"
                 f" {list(votes.lf_names)}; fit it again for this recipe"
             )
-        return np.where(votes.classes == ABSTAIN, 0.0, self._weights(votes))
-
-    def _log_posterior(self, votes: Votes) -> npt.NDArray[np.float64]:
-        weights = self._checked_weights(votes)
-        return self.log_prior_ + sum_by_class(votes, weights)
+        if votes.sets != self.sets_:
+            raise InvalidVotes(
+                f"these votes name other sets of classes than those fitted: {list(votes.sets)}, not {list(self.sets_)};"
+                " fit it again for this recipe"
+            )
+        _check_embeddings(votes, embeddings)
 
     def _header(self) -> dict[str, Any]:
         if not hasattr(self, "log_prior_"):
@@ -190,14 +282,16 @@ class LabelModel:
             },
             "classes": list(self.class_names_),
             "lfs": list(self.lf_names_),
+            "sets": [list(members) for members in self.sets_],
         }
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
-        return {key: getattr(self, key) for key in ("log_prior_", *self.learned)}
+        return {key: getattr(self, key) for key in ("log_prior_", "share_", *self.learned)}
 
     def _restore(self, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         self.class_names_, self.lf_names_ = tuple(header["classes"]), tuple(header["lfs"])
-        for key in ("log_prior_", *self.learned):
+        self.sets_ = tuple(tuple(members) for members in header["sets"])
+        for key in ("log_prior_", "share_", *self.learned):
             setattr(self, key, arrays[key])
 
 
@@ -230,7 +324,7 @@ def load_label_model(path: str | os.PathLike[str]) -> LabelModel:
     return model
 
 
-def sum_by_class(votes: Votes, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def sum_by_class(votes: Votes, weights: Float) -> Float:
     """Return, for every item and class, the summed weight of the votes for it: float64, shape (n_items, n_classes)."""
     item, lf = np.nonzero(votes.classes != ABSTAIN)
     cell = item * votes.n_classes + votes.classes[item, lf]
@@ -238,14 +332,16 @@ def sum_by_class(votes: Votes, weights: npt.NDArray[np.float64]) -> npt.NDArray[
     return summed.astype(np.float64, copy=False).reshape(votes.n_items, votes.n_classes)
 
 
-def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return row-wise probabilities: float64, same shape.
+def shares_of_copies(votes: Votes, shared: Sequence[Sequence[str]]) -> Float:
+    """Return what a vote of each LF counts for among its exact copies: float64, shape (n_lfs,)."""
+    first = copies(votes.classes, None if votes.is_hard else votes.scores, shared)
+    size = np.bincount(first, minlength=votes.n_lfs)[first]
+    # The rest of a copy's weight breaks ties as a plain count of votes would, and moves nothing else.
+    return (1.0 + _TIE_BREAK * (size - 1)) / size
 
-    >>> softmax(np.log([[1.0, 3.0]])).tolist()
-    [[0.25, 0.75]]
-    """
-    if not logits.size:
-        return logits.copy()
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    normalised: npt.NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
-    return normalised
+
+def _check_embeddings(votes: Votes, embeddings: FloatArray | None) -> None:
+    if embeddings is not None and (embeddings.ndim != 2 or len(embeddings) != votes.n_items):
+        raise InvalidVotes(
+            f"embeddings must have shape ({votes.n_items}, dim), one row an item, got {embeddings.shape}"
+        )

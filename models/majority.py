@@ -34,6 +34,8 @@ class MajorityVote(LabelModel):
     def _weights(self, votes: Votes) -> npt.NDArray[np.float64]:
         k = votes.n_classes
         whole = np.log(ACCURACY_OF_A_HARD_VOTE * (k - 1) / (1 - ACCURACY_OF_A_HARD_VOTE))
+        if votes.is_hard:
+            return np.broadcast_to(whole, votes.classes.shape)
         better_than_chance = np.maximum(0.0, (k * votes.scores.astype(np.float64) - 1) / (k - 1))
         weights: npt.NDArray[np.float64] = whole * np.where(np.isnan(votes.scores), 1.0, better_than_chance)
         return weights

@@ -15,7 +15,7 @@ from manyeyes.errors import InvalidVotes, ModelNotFound, NotFitted, WeightsMisma
 from manyeyes.models.auto import MIN_ITEMS, Auto
 from manyeyes.models.base import LabelModel, load_label_model
 from manyeyes.models.majority import MajorityVote
-from manyeyes.models.one_coin import OneCoin
+from manyeyes.models.pooled import OneCoin
 from manyeyes.registry import load, names
 from manyeyes.types import ABSTAIN, Votes, vote_dtype
 

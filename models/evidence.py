@@ -1,0 +1,132 @@
+"""Sums of per-vote evidence over many items: the inner loop of every additive label model.
+
+``sum_tables`` looks each vote up in a table and adds the rows that it finds. Several labeling functions (LFs) are read
+at once: their votes make one number, which indexes a table of their added evidence, so that twenty LFs over two classes
+cost three look-ups an item instead of twenty. Blocks of items run on several threads, since numpy lets go of the
+interpreter in all that matters here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from manyeyes.types import FloatArray, VoteArray, Votes
+
+_BLOCK_CELLS = 327_680
+"""Items × classes a block: its scratch space stays near the processor."""
+_TABLE_CELLS = 32_768
+"""Numbers in a table of joint evidence: more would fall out of the second-level cache (256 KiB of float64)."""
+_SURE = 1e-3
+"""No score is trusted further than this from certainty, so that one LF can always be outvoted."""
+
+Float = npt.NDArray[np.float64]
+
+
+class JointTables:
+    """Evidence of several LFs at a time, ready to be looked up.
+
+    table: float64, shape (n_lfs, n_values + 1, n_classes); row 0 is what an abstention adds, row v + 1 what vote v adds.
+    """
+
+    def __init__(self, table: Float) -> None:
+        n_lfs, symbols, n_classes = table.shape
+        together = 1
+        while symbols ** (together + 1) * n_classes <= _TABLE_CELLS and together < n_lfs:
+            together += 1
+        self.symbols, self.n_classes = symbols, n_classes
+        # Groups of nearly equal size need the smallest tables for the same number of look-ups.
+        n_groups = -(-n_lfs // together) if n_lfs else 0
+        edges = np.linspace(0, n_lfs, n_groups + 1).round().astype(int).tolist()
+        self.groups: list[tuple[int, int, Float]] = []
+        for first, last in pairwise(edges):
+            joint = table[first]
+            for j in range(first + 1, last):
+                joint = (joint[:, None, :] + table[j][None, :, :]).reshape(-1, n_classes)
+            self.groups.append((first, last, np.ascontiguousarray(joint)))
+
+    def add_to(self, out: Float, classes: VoteArray) -> None:
+        """Add the evidence of some items' votes: out has shape (n_items, n_classes), classes (n_items, n_lfs)."""
+        columns = np.ascontiguousarray(classes.T)
+        found = np.empty_like(out)
+        for first, last, joint in self.groups:
+            code = columns[first].astype(np.intp)
+            code += 1
+            for j in range(first + 1, last):
+                code *= self.symbols
+                code += columns[j]
+                code += 1
+            np.take(joint, code, axis=0, out=found, mode="clip")
+            out += found
+
+
+def block_size(n_classes: int) -> int:
+    """Return how many items make a block."""
+    return max(256, _BLOCK_CELLS // max(n_classes, 10))
+
+
+def blocks(n_items: int, size: int) -> Iterator[slice]:
+    """Return slices that cover ``n_items`` rows, in order."""
+    return (slice(start, min(start + size, n_items)) for start in range(0, n_items, size))
+
+
+def in_blocks(n_items: int, work: Callable[[slice], None], *, size: int) -> None:
+    """Call ``work`` on every block of rows, on as many threads as there are cores; each writes rows of its own.
+
+    A single block runs in the caller's thread.
+    """
+    todo = list(blocks(n_items, size))
+    n_threads = min(len(todo), cores())
+    if n_threads <= 1:
+        for rows in todo:
+            work(rows)
+        return
+    with ThreadPoolExecutor(n_threads) as pool:
+        for _ in pool.map(work, todo):
+            pass
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS has no affinity
+        return os.cpu_count() or 1
+
+
+def softmax(logits: Float) -> Float:
+    """Return row-wise probabilities: float64, same shape.
+
+    >>> softmax(np.log([[1.0, 3.0]])).tolist()
+    [[0.25, 0.75]]
+    """
+    if not logits.size:
+        return logits.copy()
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    np.exp(shifted, out=shifted)
+    shifted /= shifted.sum(axis=1, keepdims=True)
+    return shifted
+
+
+def members(votes: Votes) -> Float:
+    """Return which classes each vote names: float64 of 0 and 1, shape (n_values + 1, n_classes).
+
+    Row v is vote v; the last row, which index ABSTAIN finds too, names none.
+    """
+    named = np.zeros((votes.n_values + 1, votes.n_classes))
+    named[np.arange(votes.n_classes), np.arange(votes.n_classes)] = 1.0
+    for i, classes in enumerate(votes.sets):
+        named[votes.n_classes + i, list(classes)] = 1.0
+    return named
+
+
+def score_logits(scores: FloatArray) -> Float:
+    """Return the log-odds of scores, kept off certainty, and 0 where there is no score: float64, same shape."""
+    score = np.clip(scores.astype(np.float64), _SURE, 1 - _SURE)
+    logits: Float = np.where(np.isnan(scores), 0.0, np.log(score) - np.log1p(-score))
+    return logits
