@@ -40,6 +40,7 @@ BUILT_IN: dict[Group, dict[str, str]] = {
         "one_coin": "manyeyes.models.pooled:OneCoin",
         "score_aware": "manyeyes.models.pooled:ScoreAware",
         "dependency_aware": "manyeyes.models.pooled:DependencyAware",
+        "triplet": "manyeyes.models.triplet:Triplet",
     },
 }
 
