@@ -8,21 +8,50 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from manyeyes.models.base import Gold, LabelModel
+from manyeyes.models.base import Gold, LabelModel, Neighbors
+from manyeyes.models.calibration import Calibrator, log_loss
+from manyeyes.models.conformal import out_of_fold
+from manyeyes.models.dependence import prior_dependence
+from manyeyes.models.evidence import Float, softmax
 from manyeyes.models.majority import MajorityVote
-from manyeyes.models.pooled import DependencyAware, OneCoin
-from manyeyes.types import ABSTAIN, Votes
+from manyeyes.models.neighbors import EmbeddingAware, restored
+from manyeyes.models.observed import Observed, observe
+from manyeyes.models.pooled import DependencyAware, OneCoin, Pooled, ScoreAware
+from manyeyes.models.selection import compare, rows_to_compare
+from manyeyes.types import ABSTAIN, FloatArray, Votes
 
 MIN_LFS = 3
 """Accuracies of fewer LFs cannot be told apart from their agreement alone (Dawid–Skene needs three views)."""
 MIN_ITEMS = 50
 """Fewer overlapping items say too little of an LF, and labels would hang on what happens to share a call."""
+MIN_GOLD = 20
+"""Known labels from which candidates are judged by them."""
+
+_FEW_PRIOR_VOTES = 20.0
+"""For LFs whose confusions differ more between classes than the usual prior lets them."""
+MIN_NEIGHBORHOOD = 1_000
+"""Items with votes and embeddings from which the nearest are near enough to lend votes to each other."""
+
+_IN_WORDS = {
+    "majority": "majority vote",
+    "dependency_aware": "votes weighed by what each was worth, LFs that err together discounted",
+    "score_aware": "votes weighed by what each was worth, LFs taken to err independently",
+    "one_coin": "votes weighed by one reliability an LF, LFs that err together discounted",
+    "embedding_aware": "votes lent to near neighbours",
+}
 
 
 class Auto(LabelModel):
-    """One-coin where LF accuracies are identifiable, else majority vote; ``why_`` says which and for what reason.
+    """Fits several label models, keeps the one that the evidence favours, and says which and why in ``why_``.
 
-    class_balance: prior probability of each class; None is uniform.
+    With ``MIN_GOLD`` known labels or more, candidates are judged by cross-validated log-loss on these, and the winner's
+    probabilities are calibrated on them. Without, by how well each foretells votes that it did not see
+    (``manyeyes.models.selection``); the dependency-aware model stays unless another is clearly better. Where nothing can
+    be learned — fewer than ``MIN_LFS`` different LFs, or too few items on which they meet — it is majority vote. With
+    embeddings, votes are lent to neighbours (``EmbeddingAware``) where that helps by the same measure.
+
+    class_balance: prior probability of each class; None is uniform where LFs agree, and learned where they do not;
+    "estimated" is learned and used throughout.
 
     >>> from manyeyes.types import Votes
     >>> model = Auto().fit(Votes.hard([[0, 1], [1, 1]], n_classes=2))
@@ -34,45 +63,177 @@ class Auto(LabelModel):
 
     choice_: LabelModel
     why_: str
+    temperature_: Float
+    """Shape (1,): what log-odds are divided by; 1 without known labels."""
 
-    def __init__(self, class_balance: Sequence[float] | None = None) -> None:
+    def __init__(self, class_balance: Sequence[float] | str | None = None) -> None:
         self.class_balance = class_balance
 
-    def _learn(self, votes: Votes, gold: Gold | None, embeddings: Any, shared: Sequence[Sequence[str]]) -> None:
-        voted = votes.classes != ABSTAIN
-        n_active = int(voted.any(axis=0).sum())
-        n_overlapping = int((voted.sum(axis=1) >= 2).sum())
-        if n_active < MIN_LFS:
-            refusal = f"{n_active} LFs voted, and accuracies can be learned from {MIN_LFS} or more"
-        elif n_overlapping < MIN_ITEMS:
-            refusal = f"LFs overlap on {n_overlapping} items, and accuracies can be learned from {MIN_ITEMS} or more"
+    def _learn(
+        self,
+        votes: Votes,
+        gold: Gold | None,
+        embeddings: FloatArray | None,
+        shared: Sequence[Sequence[str]],
+    ) -> None:
+        self.temperature_ = np.ones(1)
+        if gold is not None and int((gold != ABSTAIN).sum()) >= MIN_GOLD:
+            self._choose_by_gold(votes, gold, embeddings, shared)
         else:
-            refusal = ""
-        self.choice_ = MajorityVote(self.class_balance) if refusal else OneCoin(self.class_balance)
-        self.why_ = (
-            f"majority vote: {refusal}"
-            if refusal
-            else f"one accuracy an LF: {n_active} LFs overlap on {n_overlapping} items"
-        )
-        self.choice_.fit(votes, gold, shared=shared)
+            observed = observe(votes, gold)
+            if refusal := _refusal(observed, self.share_):
+                self.choice_ = MajorityVote(self.class_balance).fit(votes, gold, None, shared)
+                self.why_ = f"majority vote: {refusal}"
+            else:
+                self._choose_by_votes(votes, observed, embeddings, shared)
+        self.log_prior_ = self.choice_.log_prior_
 
-    def _weights(self, votes: Votes) -> npt.NDArray[np.float64]:
-        return self.choice_._weights(votes)
+    def _choose_by_votes(
+        self,
+        votes: Votes,
+        observed: Observed,
+        embeddings: FloatArray | None,
+        shared: Sequence[Sequence[str]],
+    ) -> None:
+        balance = self.class_balance
+        candidates: list[LabelModel] = [
+            DependencyAware(balance),
+            DependencyAware(balance, prior_votes=_FEW_PRIOR_VOTES),
+            ScoreAware(balance),
+            OneCoin(balance, dependence=True),
+            MajorityVote(balance),
+        ]
+        for model in candidates:
+            model._begin(votes, self.share_)
+            if isinstance(model, Pooled):
+                model.learn_from(observed, shared)
+            else:
+                model._learn(votes, None, None, shared)
+        observed = observed.rows(observed.covered).thinned(rows_to_compare(votes.n_lfs, votes.n_classes))
+        dependence = prior_dependence(observed, shared)
+        verdict = compare(candidates, observed, dependence)
+        self.choice_ = candidates[verdict.best]
+        if verdict.best:
+            reason = (
+                f"it foretells votes that it was not shown better than the dependency-aware model, by {verdict.gain:.0f} nats"
+                f" (standard error {verdict.error:.0f}) on {observed.votes.n_items} rows"
+            )
+        else:
+            reason = "no other foretells votes that it was not shown clearly better"
+        self.why_ = f"{_IN_WORDS[self.choice_.name]}: {reason}"
+        if embeddings is not None:
+            self._reach_out(votes, embeddings, dependence)
+
+    def _reach_out(self, votes: Votes, embeddings: FloatArray, dependence: Float) -> None:
+        """Lend votes to neighbours where that makes other votes easier to foretell."""
+        lending = EmbeddingAware(self.class_balance, base=self.choice_.name)
+        lending.build_on(self.choice_, votes, embeddings)
+        reach = int((lending.radius_ <= 1.0).sum())
+        if len(lending.index_) < MIN_NEIGHBORHOOD or not reach:
+            self.why_ += (
+                f"; no vote is lent to neighbours: {len(lending.index_)} items with votes and embeddings, of"
+                f" {MIN_NEIGHBORHOOD} needed, {reach} LFs that neighbours agree with"
+            )
+            return
+        rows = np.flatnonzero((votes.classes != ABSTAIN).any(axis=1))
+        step = max(1, -(-rows.size // rows_to_compare(votes.n_lfs, votes.n_classes)))
+        rows = rows[::step]
+        sample = Observed(
+            votes.rows(rows), np.ones(rows.size), np.full(rows.size, ABSTAIN, dtype=np.int64), rows
+        )
+        verdict = compare([self.choice_, lending], sample, dependence, embeddings[rows])
+        if verdict.best:
+            self.choice_ = lending
+            self.why_ += (
+                f"; {_IN_WORDS[lending.name]} by {reach} of {votes.n_lfs} LFs, which makes others easier to foretell by"
+                f" {verdict.gain:.0f} nats (standard error {verdict.error:.0f})"
+            )
+        else:
+            self.why_ += "; votes lent to neighbours would not make others clearly easier to foretell"
+
+    def _choose_by_gold(
+        self,
+        votes: Votes,
+        gold: npt.NDArray[np.signedinteger[Any]],
+        embeddings: FloatArray | None,
+        shared: Sequence[Sequence[str]],
+    ) -> None:
+        balance = self.class_balance
+        candidates: list[LabelModel] = [MajorityVote(balance)]
+        if votes.n_lfs:
+            candidates += [DependencyAware(balance), ScoreAware(balance), OneCoin(balance, dependence=True)]
+        if embeddings is not None:
+            candidates += [EmbeddingAware(balance, base=model.name) for model in candidates[1:3]]
+        known = gold[gold != ABSTAIN]
+        losses, calibrators = [], []
+        for model in candidates:
+            logits = np.log(np.maximum(out_of_fold(model, votes, gold, embeddings), 1e-12))
+            calibrator = Calibrator(classwise=False).fit(logits, known)
+            losses.append(log_loss(softmax(calibrator.transform(logits)), known))
+            calibrators.append(calibrator)
+        best = int(np.argmin(losses))
+        self.choice_ = candidates[best].fit(votes, gold, embeddings, shared)
+        self.temperature_ = np.array([calibrators[best].temperature])
+        told = ", ".join(f"{model.name} {loss:.3f}" for model, loss in zip(candidates, losses, strict=True))
+        self.why_ = (
+            f"{_IN_WORDS[self.choice_.name]}: the least log-loss on {known.size} known labels, cross-validated ({told});"
+            f" temperature {self.temperature_[0]:.2f}"
+        )
+
+    # The choice's own words, at the temperature learned
+
+    def _state(self, votes: Votes, embeddings: FloatArray | None) -> Any:
+        return self.choice_._state(votes, embeddings)
+
+    def _row_prior(self, votes: Votes, state: Any) -> Float:
+        start = self.choice_._row_prior(votes, state)
+        # What an item starts from by its class balance alone is not a matter of how sure its votes are.
+        return self.log_prior_ + (start - self.log_prior_) / self.temperature_
+
+    def _evidence(self, votes: Votes, lf: int, state: Any) -> Float:
+        evidence: Float = self.choice_._evidence(votes, lf, state) / self.temperature_
+        return evidence
+
+    def _log_posterior(self, votes: Votes, embeddings: FloatArray | None) -> Float:
+        total = self.choice_._log_posterior(votes, embeddings)
+        if self.temperature_[0] == 1.0:
+            return total
+        total -= self.log_prior_
+        total /= self.temperature_
+        total += self.log_prior_
+        return total
+
+    def _neighbors(self, state: Any) -> Neighbors | None:
+        return self.choice_._neighbors(state)
+
+    # Saved with its choice
 
     def _header(self) -> dict[str, Any]:
         header = super()._header()
         return header | {"why": self.why_, "choice": self.choice_._header()}
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
-        return super()._arrays() | {f"choice.{key}": array for key, array in self.choice_._arrays().items()}
+        arrays = super()._arrays() | {"temperature_": self.temperature_}
+        return arrays | {f"choice.{key}": array for key, array in self.choice_._arrays().items()}
 
     def _restore(self, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         super()._restore(header, arrays)
-        chosen = {model.name: model for model in (MajorityVote, OneCoin)}[header["choice"]["label_model"]]
-        self.choice_ = chosen(**header["choice"]["hyperparameters"])
+        self.temperature_ = arrays["temperature_"]
+        self.choice_ = restored(header["choice"], arrays, "choice.")
         self.why_ = header["why"]
-        prefix = "choice."
-        self.choice_._restore(
-            header["choice"],
-            {key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)},
-        )
+
+
+def _refusal(observed: Observed, share: Float) -> str:
+    """Return why nothing can be learned from these votes alone, or an empty string."""
+    voted = observed.votes.classes != ABSTAIN
+    active = voted.any(axis=0)
+    n_active = int(active.sum())
+    if n_active < MIN_LFS:
+        return f"{n_active} LFs voted, and accuracies can be learned from {MIN_LFS} or more"
+    different = round(float(share[active].sum()))
+    if different < MIN_LFS:
+        return f"{different} of {n_active} LFs are not copies, and accuracies can be learned from {MIN_LFS} or more"
+    n_overlapping = round(float(observed.weight[voted.sum(axis=1) >= 2].sum()))
+    if n_overlapping < MIN_ITEMS:
+        return f"LFs overlap on {n_overlapping} items, and accuracies can be learned from {MIN_ITEMS} or more"
+    return ""

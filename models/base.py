@@ -72,7 +72,7 @@ class LabelModel:
     hyperparameters: ClassVar[tuple[str, ...]] = ("class_balance",)
     learned: ClassVar[tuple[str, ...]] = ()
 
-    class_balance: Sequence[float] | None = None
+    class_balance: Sequence[float] | str | None = None
     log_prior_: Float
     share_: Float
     """float64, shape (n_lfs,): 1, or the part of one vote that each of several identical LFs counts for."""
@@ -102,10 +102,8 @@ class LabelModel:
                     f" {votes.n_classes - 1}, got shape {gold.shape}"
                 )
         _check_embeddings(votes, embeddings)
-        self.class_names_, self.lf_names_, self.sets_ = votes.class_names, votes.lf_names, votes.sets
-        self.log_prior_ = self._log_prior(votes.n_classes)
         reads = tuple(map(tuple, shared)) if shared is not None else votes.shared
-        self.share_ = shares_of_copies(votes, reads)
+        self._begin(votes, shares_of_copies(votes, reads))
         self._learn(votes, gold, embeddings, reads)
         return self
 
@@ -120,7 +118,9 @@ class LabelModel:
 
         def work(rows: slice) -> None:
             block = votes.rows(rows)
-            probs[rows] = softmax(self._log_posterior(block, None if embeddings is None else embeddings[rows]))
+            probs[rows] = softmax(
+                self._log_posterior(block, None if embeddings is None else embeddings[rows])
+            )
 
         in_blocks(votes.n_items, work, size=block_size(votes.n_classes))
         return probs
@@ -195,6 +195,12 @@ class LabelModel:
             partial.write_bytes(data)
             os.replace(partial, folder / name)
 
+    def _begin(self, votes: Votes, share: Float) -> None:
+        """Set what every label model keeps of the votes that it is fitted on."""
+        self.class_names_, self.lf_names_, self.sets_ = votes.class_names, votes.lf_names, votes.sets
+        self.log_prior_ = self._log_prior(votes.n_classes)
+        self.share_ = share
+
     # What a subclass says
 
     def _learn(
@@ -215,7 +221,7 @@ class LabelModel:
 
     def _state(self, votes: Votes, embeddings: FloatArray | None) -> Any:
         """Return what ``_row_prior`` and ``_evidence`` need of these items and would else compute for each LF again."""
-        return np.where(votes.classes == ABSTAIN, 0.0, self._weights(votes)) * self.share_
+        return np.where(votes.classes == ABSTAIN, 0.0, self._weights(votes)) * with_ties_broken(self.share_)
 
     def _row_prior(self, votes: Votes, state: Any) -> Float:
         """Return what each item starts from: float64, shape (n_items, n_classes)."""
@@ -240,8 +246,20 @@ class LabelModel:
 
     # What follows from it
 
-    def _log_prior(self, n_classes: int) -> npt.NDArray[np.float64]:
-        if self.class_balance is None:
+    @property
+    def given_balance(self) -> Float | None:
+        """The class balance that was given: float64, shape (n_classes,); None if there was none."""
+        if self.class_balance is None or isinstance(self.class_balance, str):
+            return None
+        balance = np.asarray(self.class_balance, dtype=np.float64)
+        return balance / balance.sum()
+
+    def _log_prior(self, n_classes: int) -> Float:
+        if isinstance(self.class_balance, str) and self.class_balance != "estimated":
+            raise InvalidVotes(
+                f'class_balance must be probabilities, "estimated" or None, got {self.class_balance!r}'
+            )
+        if self.class_balance is None or isinstance(self.class_balance, str):
             return np.full(n_classes, -np.log(n_classes))
         balance = np.asarray(self.class_balance, dtype=np.float64)
         if (
@@ -336,8 +354,12 @@ def shares_of_copies(votes: Votes, shared: Sequence[Sequence[str]]) -> Float:
     """Return what a vote of each LF counts for among its exact copies: float64, shape (n_lfs,)."""
     first = copies(votes.classes, None if votes.is_hard else votes.scores, shared)
     size = np.bincount(first, minlength=votes.n_lfs)[first]
-    # The rest of a copy's weight breaks ties as a plain count of votes would, and moves nothing else.
-    return (1.0 + _TIE_BREAK * (size - 1)) / size
+    return np.asarray(1.0 / size)
+
+
+def with_ties_broken(share: Float) -> Float:
+    """Return shares a touch larger for LFs with copies: that breaks ties as a plain count of votes would, no more."""
+    return share + _TIE_BREAK * (1.0 - share)
 
 
 def _check_embeddings(votes: Votes, embeddings: FloatArray | None) -> None:

@@ -31,18 +31,20 @@ COPIES_FROM = 20
 Float = npt.NDArray[np.float64]
 
 
-def copies(classes: npt.NDArray[np.integer], scores: npt.NDArray[np.float32] | None, shared: Sequence[Sequence[str]]) -> npt.NDArray[np.intp]:
+def copies(
+    classes: npt.NDArray[np.integer], scores: npt.NDArray[np.float32] | None, shared: Sequence[Sequence[str]]
+) -> npt.NDArray[np.intp]:
     """Return for each LF the first LF whose votes are the same on every item: intp, shape (n_lfs,).
 
     scores: the votes' scores, or None where all are hard. shared: what each LF reads; where it is known and differs,
     too few common votes do not make two LFs copies.
     """
-    n, m = classes.shape
+    m = classes.shape[1]
     first = np.arange(m)
     columns = np.ascontiguousarray(classes.T)
-    ordered = [columns[j].tobytes() if n <= 4096 else hash(columns[j].tobytes()) for j in range(m)]
-    groups: dict[object, list[int]] = {}
-    for j, key in enumerate(ordered):
+    groups: dict[int, list[int]] = {}
+    for j in range(m):
+        key = hash(columns[j].tobytes())
         for other in groups.setdefault(key, []):
             if not np.array_equal(columns[j], columns[other]):
                 continue
@@ -84,7 +86,9 @@ def agreement(observed: Observed) -> tuple[Float, Float, Float]:
     both = (voted * weight[:, None]).T @ voted
     agree = np.stack([weight @ ((classes == column[:, None]) & voted) for column in classes.T])
     np.fill_diagonal(agree, np.diag(both))
-    counts = np.stack([np.bincount(column + 1, weights=weight, minlength=n_values + 1)[1:] for column in classes.T])
+    counts = np.stack(
+        [np.bincount(column + 1, weights=weight, minlength=n_values + 1)[1:] for column in classes.T]
+    )
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
     return both, agree, both * (shares @ shares.T)
 

@@ -29,35 +29,38 @@ Float = npt.NDArray[np.float64]
 
 
 class JointTables:
-    """Evidence of several LFs at a time, ready to be looked up.
+    """Evidence of several LFs at a time, ready to be looked up, under two regimes: one for each kind of item.
 
-    table: float64, shape (n_lfs, n_values + 1, n_classes); row 0 is what an abstention adds, row v + 1 what vote v adds.
+    tables: float64, shape (2, n_lfs, n_values + 1, n_classes); row 0 is what an abstention adds, row v + 1 what vote v
+    adds, under the first regime and under the second.
     """
 
-    def __init__(self, table: Float) -> None:
-        n_lfs, symbols, n_classes = table.shape
+    def __init__(self, tables: Float) -> None:
+        _, n_lfs, symbols, n_classes = tables.shape
         together = 1
-        while symbols ** (together + 1) * n_classes <= _TABLE_CELLS and together < n_lfs:
+        while symbols ** (together + 1) * n_classes * 2 <= _TABLE_CELLS and together < n_lfs:
             together += 1
-        self.symbols, self.n_classes = symbols, n_classes
+        self.symbols = symbols
         # Groups of nearly equal size need the smallest tables for the same number of look-ups.
         n_groups = -(-n_lfs // together) if n_lfs else 0
         edges = np.linspace(0, n_lfs, n_groups + 1).round().astype(int).tolist()
         self.groups: list[tuple[int, int, Float]] = []
         for first, last in pairwise(edges):
-            joint = table[first]
+            joint = tables[:, first]
             for j in range(first + 1, last):
-                joint = (joint[:, None, :] + table[j][None, :, :]).reshape(-1, n_classes)
-            self.groups.append((first, last, np.ascontiguousarray(joint)))
+                joint = (joint[:, :, None, :] + tables[:, j][:, None, :, :]).reshape(2, -1, n_classes)
+            self.groups.append((first, last, np.ascontiguousarray(joint.reshape(-1, n_classes))))
 
-    def add_to(self, out: Float, classes: VoteArray) -> None:
-        """Add the evidence of some items' votes: out has shape (n_items, n_classes), classes (n_items, n_lfs)."""
-        columns = np.ascontiguousarray(classes.T)
+    def add_to(self, out: Float, columns: VoteArray, second: npt.NDArray[np.bool_]) -> None:
+        """Add the evidence of some items' votes to ``out``, shape (n_items, n_classes).
+
+        columns: votes, one row an LF: shape (n_lfs, n_items), contiguous. second: shape (n_items,); items of the second
+        regime.
+        """
         found = np.empty_like(out)
         for first, last, joint in self.groups:
-            code = columns[first].astype(np.intp)
-            code += 1
-            for j in range(first + 1, last):
+            code = second.astype(np.intp)
+            for j in range(first, last):
                 code *= self.symbols
                 code += columns[j]
                 code += 1

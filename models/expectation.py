@@ -19,8 +19,8 @@ from manyeyes.models.dependence import (
     residual_of_accuracies,
 )
 from manyeyes.models.evidence import Float, members, score_logits, softmax
-from manyeyes.models.observed import MAX_ROWS, observe
-from manyeyes.types import ABSTAIN, Votes
+from manyeyes.models.observed import Observed
+from manyeyes.types import ABSTAIN
 
 PRIOR_ACCURACY = 0.7
 """How often a vote is right before anything is known of its LF, were the classes even."""
@@ -45,7 +45,9 @@ _SMOOTHING = 10.0
 class Settings(Protocol):
     """The hyperparameters that matter here; see ``Pooled``."""
 
-    class_balance: Sequence[float] | None
+    @property
+    def given_balance(self) -> Float | None: ...
+
     confusions: bool
     use_scores: bool
     dependence: bool
@@ -64,28 +66,21 @@ class Learner:
     table: Float
     balance: Float
 
-    def __init__(
-        self,
-        settings: Settings,
-        votes: Votes,
-        gold: npt.NDArray[np.signedinteger[Any]] | None,
-        *,
-        share: Float,
-        telling: bool,
-    ) -> None:
+    def __init__(self, settings: Settings, observed: Observed, *, share: Float, telling: bool) -> None:
+        votes = observed.votes
         self.settings, self.telling, self.share = settings, telling, share
         self.k, self.n_values, self.m = votes.n_classes, votes.n_values, votes.n_lfs
         self.confusions = settings.confusions and self.k <= MAX_CLASSES_WITH_CONFUSIONS
-        width = self.m * self.n_values if self.confusions else self.k
-        observed = observe(votes, gold, max_rows=min(MAX_ROWS, max(1024, _MAX_CELLS // max(width, 1))))
         if not telling:
             observed = observed.rows(observed.covered)
+        width = self.m * self.n_values if self.confusions else self.k
+        observed = observed.thinned(max(1024, _MAX_CELLS // max(width, 1)))
         self.observed = observed
         self.classes, self.weight = observed.votes.classes, observed.weight
         self.known = np.flatnonzero(observed.gold != ABSTAIN)
         self.weight = self.weight.copy()
         self.weight[self.known] *= settings.gold_weight
-        self.named = members(votes)
+        self.named = members(observed.votes)
         self.item, self.lf = np.nonzero(self.classes != ABSTAIN)
         self.value = self.classes[self.item, self.lf].astype(np.intp)
         self.cell = self.lf * self.n_values + self.value
@@ -151,9 +146,9 @@ class Learner:
     def _maximise(self, posterior: npt.NDArray[np.float32], target: Float) -> Float:
         """Set table, balance and slopes from posteriors; return expected votes, (n_lfs, n_values, n_classes or 1)."""
         mass = self._share_of(posterior)
-        given = self.settings.class_balance
+        given = self.settings.given_balance
         if given is not None:
-            self.balance = np.asarray(given, dtype=np.float64) / np.sum(given)
+            self.balance = given
         else:
             # A balance that leads the posterior away from the majority's is pulled back, a step an iteration.
             odds, held = _log_odds(mass), _log_odds(target)
@@ -261,9 +256,13 @@ class Learner:
         x, weight = self.spread_of_score, self.vote_weight * self.scored
         at_mean = np.log(precision) - np.log1p(-precision)
         guess = 1.0 / (1.0 + np.exp(-(at_mean[self.lf, self.value] + self.slope[self.lf] * x)))
-        variance = np.bincount(self.lf, weight * x * x, self.m) / np.maximum(np.bincount(self.lf, weight, self.m), 1e-9)
+        variance = np.bincount(self.lf, weight * x * x, self.m) / np.maximum(
+            np.bincount(self.lf, weight, self.m), 1e-9
+        )
         stiff = _PRIOR_SCORES * 0.2 * np.maximum(variance, 0.1)
-        gradient = np.bincount(self.lf, weight * (right - guess) * x, self.m) - stiff * (self.slope - _PRIOR_SLOPE)
+        gradient = np.bincount(self.lf, weight * (right - guess) * x, self.m) - stiff * (
+            self.slope - _PRIOR_SLOPE
+        )
         curvature = np.bincount(self.lf, weight * guess * (1 - guess) * x * x, self.m) + stiff
         has_scores = np.bincount(self.lf, self.scored, self.m) > 0
         step = np.clip(gradient / curvature, -0.5, 0.5)

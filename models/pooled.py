@@ -12,10 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from manyeyes.models.base import Gold, LabelModel
+from manyeyes.models.base import Gold, LabelModel, with_ties_broken
 from manyeyes.models.evidence import Float, JointTables, members, score_logits
 from manyeyes.models.expectation import Learner, balance_of_gold
-from manyeyes.types import ABSTAIN, FloatArray, Votes
+from manyeyes.models.observed import Observed, observe
+from manyeyes.types import ABSTAIN, FloatArray, VoteArray, Votes
 
 _LEAST = 1e-3
 """Nats by which any vote speaks for its class where nobody speaks against it."""
@@ -39,7 +40,7 @@ class Pooled(LabelModel):
     counts at least a little for its class, and the class balance, unless it was given, stays out of it.
 
     class_balance: prior probability of each class; None learns one to arbitrate where LFs disagree, and is uniform
-    elsewhere. confusions, use_scores, dependence: which parts to learn. prior_votes: what the prior on each row of
+    elsewhere; "estimated" learns one and uses it throughout. confusions, use_scores, dependence: which parts to learn. prior_votes: what the prior on each row of
     confusions is worth. abstentions: whether an abstention tells of the class; "auto" does so where that is all there
     is to tell it by: a class balance is known, and some class has no LF that votes for it. gold_weight: how many items
     one item with a known label counts for.
@@ -77,16 +78,16 @@ class Pooled(LabelModel):
 
     def __init__(
         self,
-        class_balance: Sequence[float] | None = None,
+        class_balance: Sequence[float] | str | None = None,
         *,
         confusions: bool = True,
         use_scores: bool = True,
         dependence: bool = True,
-        prior_votes: float = 100.0,
+        prior_votes: float = 200.0,
         abstentions: bool | Literal["auto"] = "auto",
         gold_weight: float = 10.0,
         max_iterations: int = 60,
-        tolerance: float = 1e-4,
+        tolerance: float = 5e-4,
     ) -> None:
         self.class_balance = class_balance
         self.confusions = confusions
@@ -105,13 +106,19 @@ class Pooled(LabelModel):
         embeddings: FloatArray | None,
         shared: Sequence[Sequence[str]],
     ) -> None:
-        telling = self._abstentions_tell(votes)
-        learner = Learner(self, votes, gold, share=self.share_, telling=telling)
+        self.learn_from(observe(votes, gold), shared)
+
+    def learn_from(self, observed: Observed, shared: Sequence[Sequence[str]]) -> None:
+        """Learn from rows that were observed before, so that several models share the work."""
+        votes, gold = observed.votes, observed.gold
+        learner = Learner(self, observed, share=self.share_, telling=self._abstentions_tell(observed))
         learner.run(shared)
         self.table_, self.slope_, self.centre_ = learner.table, learner.slope, learner.centre
         self.discount_, self.log_balance_ = learner.discount, np.log(learner.balance)
         self.abstention_ = learner.abstention
-        if gold is not None and self.class_balance is None:
+        if self.class_balance == "estimated":
+            self.log_prior_ = self.log_balance_
+        elif self.class_balance is None and (gold != ABSTAIN).any():
             self.log_prior_ = np.log(balance_of_gold(gold, votes.n_classes))
 
     @property
@@ -119,38 +126,41 @@ class Pooled(LabelModel):
         """Whether votes that agree always win: unless a class balance was given, which may say otherwise."""
         return self.class_balance is None
 
-    def _abstentions_tell(self, votes: Votes) -> bool:
+    def _abstentions_tell(self, observed: Observed) -> bool:
         if self.abstentions != "auto":
             return bool(self.abstentions)
-        voted = np.bincount(votes.classes.ravel().astype(np.int64) + 1, minlength=votes.n_values + 1)[1:]
-        return self.class_balance is not None and bool((voted[: votes.n_classes] == 0).any()) and not votes.sets
+        votes = observed.votes
+        voted = np.bincount(votes.classes.ravel().astype(np.intp) + 1, minlength=votes.n_values + 1)[1:]
+        return self.given_balance is not None and not votes.sets and bool((voted == 0).any())
 
     # What a vote adds
 
     def _state(self, votes: Votes, embeddings: FloatArray | None) -> _State:
-        voted = votes.classes != ABSTAIN
-        some = voted.any(axis=1)
-        agreed = self._agreed(votes, some) if self.guarded else np.zeros(votes.n_items, dtype=bool)
-        scored = self.slope_.any() and not votes.is_hard
+        columns = np.ascontiguousarray(votes.classes.T)
+        some = columns.max(axis=0, initial=ABSTAIN) != ABSTAIN
+        agreed = self._agreed(votes, columns) & some if self.guarded else np.zeros(votes.n_items, dtype=bool)
         shift = None
-        if scored:
+        if self.slope_.any() and not votes.is_hard:
             logit = score_logits(votes.scores)
             lf = np.arange(votes.n_lfs)
             centre = np.concatenate([self.centre_, np.zeros((votes.n_lfs, 1))], axis=1)[lf, votes.classes]
-            shift = np.where(np.isnan(votes.scores) | ~voted, 0.0, (logit - centre) * self.slope_)
-        return _State(some=some, agreed=agreed, shift=shift, named=members(votes))
+            silent = np.isnan(votes.scores) | (votes.classes == ABSTAIN)
+            shift = np.where(silent, 0.0, (logit - centre) * self.slope_)
+        return _State(columns=columns, some=some, agreed=agreed, shift=shift, named=members(votes))
 
-    def _agreed(self, votes: Votes, some: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    def _agreed(self, votes: Votes, columns: VoteArray) -> npt.NDArray[np.bool_]:
         """Return where some class is consistent with every vote: bool, shape (n_items,)."""
-        classes = votes.classes
         if votes.sets:
             named = members(votes)
             named[ABSTAIN] = 1.0
-            consistent = named[classes].all(axis=1) if votes.n_items else np.zeros((0, votes.n_classes))
-            return some & consistent.any(axis=1)
+            consistent = np.ones((votes.n_items, votes.n_classes), dtype=bool)
+            for column in columns:
+                consistent &= named[column] > 0
+            return np.asarray(consistent.any(axis=1))
         # An abstention is the lowest value, so as an unsigned number it is the highest.
-        unsigned = classes.view(np.dtype(f"u{classes.dtype.itemsize}"))
-        return some & (unsigned.min(axis=1, initial=np.iinfo(unsigned.dtype).max) == classes.max(axis=1, initial=-1))
+        unsigned = columns.view(np.dtype(f"u{columns.dtype.itemsize}"))
+        highest = np.iinfo(unsigned.dtype).max
+        return np.asarray(unsigned.min(axis=0, initial=highest) == columns.max(axis=0, initial=ABSTAIN))
 
     def _row_prior(self, votes: Votes, state: _State) -> Float:
         arbitrated = state.some & ~state.agreed
@@ -158,7 +168,7 @@ class Pooled(LabelModel):
 
     @property
     def _weight(self) -> Float:
-        return self.discount_ * self.share_
+        return self.discount_ * with_ties_broken(self.share_)
 
     def _evidence(self, votes: Votes, lf: int, state: _State) -> Float:
         vote = votes.classes[:, lf].astype(np.intp)
@@ -168,9 +178,13 @@ class Pooled(LabelModel):
             evidence = evidence + state.shift[:, lf, None] * state.named[vote]
         evidence *= self._weight[lf]
         if self.guarded:
-            evidence = np.where(state.agreed[:, None], _for_what_it_names(evidence, state.named[vote]), evidence)
+            evidence = np.where(
+                state.agreed[:, None], _for_what_it_names(evidence, state.named[vote]), evidence
+            )
         if self.abstention_.any():
-            evidence = evidence + np.where((vote == ABSTAIN) & state.some, 1.0, 0.0)[:, None] * self.abstention_[lf]
+            evidence = (
+                evidence + np.where((vote == ABSTAIN) & state.some, 1.0, 0.0)[:, None] * self.abstention_[lf]
+            )
         return evidence
 
     def _whole_table(self, lf: int, named: Float) -> Float:
@@ -185,37 +199,29 @@ class Pooled(LabelModel):
             for j in range(votes.n_lfs):
                 total += self._evidence(votes, j, state)
             return total
-        raw, guarded = self._joint(state.named)
-        apart = np.flatnonzero(~state.agreed & state.some)
-        for tables, rows in ((raw, apart), (guarded, np.flatnonzero(state.agreed))):
-            if tables is not None and rows.size == votes.n_items:
-                tables.add_to(total, votes.classes)
-            elif tables is not None and rows.size:
-                part = total[rows]
-                tables.add_to(part, votes.classes[rows])
-                total[rows] = part
+        self._joint(state.named).add_to(total, state.columns, state.agreed)
+        if self.abstention_.any():
+            total[~state.some] = self.log_prior_
         return total
 
-    def _joint(self, named: Float) -> tuple[JointTables, JointTables | None]:
-        """Return the tables of hard votes where LFs disagree and where they agree, made once for each fit."""
-        made = self.__dict__.get("_joint_tables")
+    def _joint(self, named: Float) -> JointTables:
+        """Return the tables of hard votes, where LFs disagree and where they agree, made once for each fit."""
+        made: tuple[Float, JointTables] | None = self.__dict__.get("_joint_tables")
         if made is None or made[0] is not self.table_:
             evidence = self.table_ * self._weight[:, None, None]
-            raw = np.concatenate([self.abstention_[:, None, :], evidence], axis=1)
-            guarded = None
-            if self.guarded:
-                clear = _for_what_it_names(evidence, named[:-1])
-                guarded = JointTables(np.concatenate([self.abstention_[:, None, :], clear], axis=1))
-            made = (self.table_, JointTables(raw), guarded)
-            self.__dict__["_joint_tables"] = made
-        return made[1], made[2]
+            guarded = _for_what_it_names(evidence, named[:-1]) if self.guarded else evidence
+            silent = self.abstention_[:, None, :]
+            tables = [np.concatenate([silent, part], axis=1) for part in (evidence, guarded)]
+            made = self.__dict__["_joint_tables"] = (self.table_, JointTables(np.stack(tables)))
+        return made[1]
 
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """some: rows with a vote. agreed: rows whose votes all fit one class. shift: what each score adds before discount,
+    """columns: votes, one row an LF. some: rows with a vote. agreed: rows whose votes all fit one class. shift: what each score adds before discount,
     or None for hard votes. named: ``members(votes)``."""
 
+    columns: VoteArray
     some: npt.NDArray[np.bool_]
     agreed: npt.NDArray[np.bool_]
     shift: Float | None
@@ -245,7 +251,7 @@ class ScoreAware(Pooled):
 
     def __init__(
         self,
-        class_balance: Sequence[float] | None = None,
+        class_balance: Sequence[float] | str | None = None,
         *,
         dependence: bool = False,
         **others: Any,
@@ -260,7 +266,7 @@ class DawidSkene(Pooled):
 
     def __init__(
         self,
-        class_balance: Sequence[float] | None = None,
+        class_balance: Sequence[float] | str | None = None,
         *,
         dependence: bool = False,
         use_scores: bool = False,
@@ -276,7 +282,7 @@ class OneCoin(Pooled):
 
     def __init__(
         self,
-        class_balance: Sequence[float] | None = None,
+        class_balance: Sequence[float] | str | None = None,
         *,
         dependence: bool = False,
         confusions: bool = False,

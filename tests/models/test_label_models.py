@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from manyeyes.errors import InvalidVotes, ModelNotFound, NotFitted, WeightsMismatch
-from manyeyes.models.auto import MIN_ITEMS, Auto
+from manyeyes.models.auto import MIN_GOLD, MIN_ITEMS, Auto
 from manyeyes.models.base import LabelModel, load_label_model
 from manyeyes.models.majority import MajorityVote
-from manyeyes.models.pooled import OneCoin
+from manyeyes.models.pooled import DependencyAware, OneCoin, ScoreAware
 from manyeyes.registry import load, names
 from manyeyes.types import ABSTAIN, Votes, vote_dtype
 
@@ -104,6 +105,39 @@ class TestContract:
         assert again.version == model.version
         assert again.predict_proba(votes).tobytes() == model.predict_proba(votes).tobytes()
 
+    @settings(max_examples=60, deadline=None)
+    @given(votes=label_matrices(), which=st.integers(0, 4))
+    def test_an_lf_copied_ten_times_counts_once(self, name: str, votes: Votes, which: int) -> None:
+        copied = votes.columns([*range(votes.n_lfs), *[which % votes.n_lfs] * 10])
+        copied = replace(copied, lf_names=tuple(f"lf{j}" for j in range(copied.n_lfs)))
+        before = make(name).fit(votes).predict_proba(votes)
+        after = make(name).fit(copied).predict_proba(copied)
+        np.testing.assert_allclose(after, before, atol=0.02)
+
+    @settings(max_examples=60, deadline=None)
+    @given(votes=label_matrices(), seed=st.integers(0, 99))
+    def test_the_order_of_items_and_lfs_does_not_matter(self, name: str, votes: Votes, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        items, lfs = rng.permutation(votes.n_items), rng.permutation(votes.n_lfs)
+        before = make(name).fit(votes).predict_proba(votes)
+        shuffled = votes.columns(lfs.tolist()).rows(items)
+        after = make(name).fit(shuffled).predict_proba(shuffled)
+        # EM stops once no posterior moves by more than half a thousandth; rounding may cost or save it a step.
+        np.testing.assert_allclose(after, before[items], atol=2e-3)
+
+    def test_a_vote_for_several_classes_speaks_for_each_of_them(self, name: str) -> None:
+        rng = np.random.default_rng(11)
+        truth = rng.integers(0, 3, 600)
+        classes = np.where(rng.random((600, 4)) < 0.8, truth[:, None], (truth[:, None] + 1) % 3)
+        # The last LF only ever says "not class 2", rightly.
+        classes[:, 3] = np.where(truth != 2, 3, ABSTAIN)
+        votes = replace(Votes.hard(np.zeros((600, 4)), 3), classes=classes.astype(np.int8), sets=((0, 1),))
+        probs = make(name).fit(votes).predict_proba(votes)
+        np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-5)
+        against = (classes[:, 3] == 3) & (classes[:, :3] == 2).any(axis=1) & (classes[:, :3] != 2).any(axis=1)
+        plain = make(name).fit(votes.columns([0, 1, 2])).predict_proba(votes.columns([0, 1, 2]))
+        assert probs[against, 2].mean() < plain[against, 2].mean()
+
     def test_fit_forgets_earlier_fits_and_repeats_itself(self, name: str) -> None:
         rng = np.random.default_rng(0)
         first, _ = simulated(rng, [0.9, 0.8, 0.4])
@@ -140,10 +174,23 @@ class TestContract:
             make(name, class_balance=balance).fit(Votes.hard([[0, 1]]))
 
 
-def test_one_coin_finds_the_accuracies_and_beats_majority() -> None:
-    votes, truth = simulated(np.random.default_rng(2), [0.9, 0.85, 0.45, 0.4, 0.4])
-    model = OneCoin().fit(votes)
-    np.testing.assert_allclose(model.accuracy_, [0.9, 0.85, 0.45, 0.4, 0.4], atol=0.05)
+def accuracies(model: LabelModel, votes: Votes) -> np.ndarray:
+    """What a fitted model takes each LF's votes to be worth: the mean posterior of what they name."""
+    probs = model.predict_proba(votes)
+    rows = np.arange(votes.n_items)
+    return np.array(
+        [probs[rows, column][column != ABSTAIN].mean() for column in votes.classes.T.astype(np.intp)]
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["auto", "dawid_skene", "one_coin", "score_aware", "dependency_aware", "triplet"]
+)
+def test_accuracies_are_found_and_beat_majority(name: str) -> None:
+    true = [0.9, 0.85, 0.45, 0.4, 0.4]
+    votes, truth = simulated(np.random.default_rng(2), true, n_items=4000)
+    model = make(name).fit(votes)
+    np.testing.assert_allclose(accuracies(model, votes), true, atol=0.05)
     fused = (model.predict_proba(votes).argmax(axis=1) == truth).mean()
     majority = (MajorityVote().fit(votes).predict_proba(votes).argmax(axis=1) == truth).mean()
     assert fused > majority + 0.05
@@ -164,7 +211,11 @@ def test_scores_tell_an_lfs_good_votes_from_its_bad_ones() -> None:
         return float(-np.log(probs[np.arange(n), truth]).mean())
 
     assert log_loss(scored) < log_loss(hard) - 0.05
-    np.testing.assert_allclose(OneCoin().fit(scored).offset_, 0, atol=0.25)
+    # Scores that are what they say are taken at their word; overconfident ones at less.
+    np.testing.assert_allclose(ScoreAware().fit(scored).slope_, 1, atol=0.3)
+    boastful = 1 / (1 + np.exp(-3 * np.log(scores / (1 - scores + 1e-6))))
+    loud = Votes(hard.classes, boastful.astype(np.float32), hard.class_names, hard.lf_names)
+    np.testing.assert_allclose(ScoreAware().fit(loud).slope_, 1 / 3, atol=0.12)
 
 
 def test_gold_labels_set_right_what_agreement_gets_wrong() -> None:
@@ -176,10 +227,10 @@ def test_gold_labels_set_right_what_agreement_gets_wrong() -> None:
         np.stack([clique, clique, np.where(rng.random(1000) < 0.95, truth, 1 - truth)], axis=1), 2
     )
     gold = np.where(np.arange(1000) < 200, truth, ABSTAIN)
-    without = (OneCoin().fit(votes).predict_proba(votes).argmax(axis=1) == truth).mean()
-    with_gold = OneCoin(prior_strength=2).fit(votes, gold)
-    assert with_gold.accuracy_[2] > OneCoin(prior_strength=2).fit(votes).accuracy_[2]
-    assert (with_gold.predict_proba(votes).argmax(axis=1) == truth).mean() >= without
+    for model in (OneCoin(), DependencyAware(), Auto()):
+        without = (model.fit(votes).predict_proba(votes).argmax(axis=1) == truth).mean()
+        with_gold = (model.fit(votes, gold).predict_proba(votes).argmax(axis=1) == truth).mean()
+        assert without < 0.6 and with_gold > 0.9
 
 
 class TestAuto:
@@ -195,7 +246,38 @@ class TestAuto:
 
     def test_enough_overlap_is_learned_from(self) -> None:
         model = Auto().fit(simulated(np.random.default_rng(6), [0.9, 0.8, 0.7], n_items=MIN_ITEMS)[0])
-        assert model.choice_.name == "one_coin" and f"{MIN_ITEMS} items" in model.why_
+        assert model.choice_.name == "dependency_aware" and "no other foretells" in model.why_
+
+    def test_copies_of_two_lfs_are_still_two(self) -> None:
+        votes, _ = simulated(np.random.default_rng(7), [0.9, 0.8])
+        copied = Votes.hard(votes.classes[:, [0, 0, 0, 1, 1]], votes.n_classes)
+        model = Auto().fit(copied)
+        assert model.choice_.name == "majority" and "2 of 5 LFs are not copies" in model.why_
+
+    def test_gold_chooses_and_calibrates(self) -> None:
+        votes, truth = simulated(np.random.default_rng(8), [0.9, 0.6, 0.6, 0.5], n_items=1000)
+        gold = np.where(np.arange(1000) < MIN_GOLD, truth, ABSTAIN)
+        model = Auto().fit(votes, gold)
+        assert f"{MIN_GOLD} known labels" in model.why_ and "temperature" in model.why_
+        assert (model.predict_proba(votes).argmax(axis=1) == truth).mean() > 0.85
+
+    def test_votes_reach_neighbours_where_that_helps_and_not_where_it_does_not(self) -> None:
+        rng = np.random.default_rng(9)
+        truth = rng.integers(0, 2, 3000)
+        right = rng.random((3000, 5)) < 0.75
+        votes = Votes.hard(
+            np.where(
+                rng.random((3000, 5)) < 0.3, np.where(right, truth[:, None], 1 - truth[:, None]), ABSTAIN
+            ),
+            2,
+        )
+        near = (rng.normal(size=(3000, 8)) + 3 * np.eye(2)[truth] @ np.eye(2, 8)).astype(np.float32)
+        alike = Auto().fit(votes, None, near)
+        assert alike.choice_.name == "embedding_aware" and "lent to near neighbours" in alike.why_
+        fused = (alike.predict_proba(votes, near).argmax(axis=1) == truth).mean()
+        assert fused > (Auto().fit(votes).predict_proba(votes).argmax(axis=1) == truth).mean() + 0.1
+        noise = rng.normal(size=(3000, 8)).astype(np.float32)
+        assert Auto().fit(votes, None, noise).choice_.name == "dependency_aware"
 
 
 class TestSavedFiles:

@@ -1,0 +1,134 @@
+"""Choosing a label model without knowing a single label: how well do fused votes foretell a vote that they left out?
+
+A labeling function (LF) that errs independently of the others tells of the label as a gold label would, only more
+faintly. So each LF is left out in turn, together with those it seems to depend on; a candidate's posterior from the rest
+is held against the LF's votes; and what counts is how many nats these votes become likelier than by their own habits.
+How votes follow from the posterior is read off the posterior itself, so that neither a boastful candidate nor a modest
+one is favoured: each is judged at the sharpness that suits it best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from manyeyes.models.base import LabelModel
+from manyeyes.models.evidence import Float, softmax
+from manyeyes.models.observed import Observed
+from manyeyes.types import ABSTAIN, FloatArray
+
+MAX_ROWS = 3_000
+_MAX_CELLS = 8_000_000
+"""Rows × LFs × classes that are laid out at once."""
+_SHARPNESS = (1.0, 3.0, 9.0)
+_DEPENDENT = 0.1
+"""Dependence from which two LFs do not foretell each other honestly."""
+_HABIT = 20.0
+"""Votes of an LF's own habits that are added for each class."""
+_ONE_VALUED = 0.99
+"""LFs that say one thing this often cannot be foretold better than by that."""
+_LEAST_NATS = 20.0
+_LEAST_ERRORS = 3.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """gain: nats by which the best candidate foretells votes better than the first; error: its standard error.
+
+    best: its place in the list, 0 where no other is clearly better.
+    """
+
+    best: int
+    gain: float
+    error: float
+
+
+def rows_to_compare(n_lfs: int, n_classes: int) -> int:
+    """Return how many rows a comparison can hold."""
+    return max(256, min(MAX_ROWS, _MAX_CELLS // max(n_lfs * n_classes, 1)))
+
+
+def compare(
+    candidates: Sequence[LabelModel],
+    observed: Observed,
+    dependence: Float,
+    embeddings: FloatArray | None = None,
+) -> Comparison:
+    """Return which fitted candidate foretells left-out votes best.
+
+    The first candidate stays unless another gains ``_LEAST_NATS`` nats and ``_LEAST_ERRORS`` standard errors on it.
+    dependence: shape (n_lfs, n_lfs); see ``manyeyes.models.dependence.prior_dependence``. embeddings: of the observed
+    rows, for candidates that use them.
+    """
+    several = _several_valued(observed)
+    told = [foretold(model, observed, dependence, embeddings, several=several) for model in candidates]
+    weight = observed.weight
+    best, gain, error = 0, 0.0, 0.0
+    for place in range(1, len(told)):
+        ahead = told[place] - told[0]
+        total = float(weight @ ahead)
+        spread = float(np.sqrt(weight @ (ahead * ahead)))
+        if total > max(gain, _LEAST_NATS, _LEAST_ERRORS * spread):
+            best, gain, error = place, total, spread
+    return Comparison(best, gain, error)
+
+
+def foretold(
+    model: LabelModel,
+    observed: Observed,
+    dependence: Float,
+    embeddings: FloatArray | None = None,
+    *,
+    several: npt.NDArray[np.bool_] | None = None,
+) -> Float:
+    """Return by how many nats each row's votes are foretold better than by habit: float64, shape (n_rows,).
+
+    What an LF says is foretold where it votes, for LFs that say several things (``several``, shape (n_lfs,)). Where no
+    LF does, whether each votes is foretold instead.
+    """
+    votes, weight = observed.votes, observed.weight
+    told = model.explain(votes, embeddings)
+    whole = told.log_prior + told.evidence.sum(axis=1)
+    several = _several_valued(observed) if several is None else several
+    presence = not several.any()
+    gains = np.zeros((len(_SHARPNESS), votes.n_items))
+    for j in range(votes.n_lfs):
+        if not (presence or several[j]):
+            continue
+        left_out = dependence[j] > _DEPENDENT
+        left_out[j] = True
+        column = votes.classes[:, j].astype(np.intp)
+        others = (votes.classes[:, ~left_out] != ABSTAIN).any(axis=1)
+        rows = others | (embeddings is not None) if presence else others & (column != ABSTAIN)
+        value = np.where(column == ABSTAIN, votes.n_values, column)[rows]
+        rest = whole[rows] - told.evidence[rows][:, left_out].sum(axis=1)
+        for i, sharpness in enumerate(_SHARPNESS):
+            gains[i, rows] += _gain(softmax(sharpness * rest), value, weight[rows], votes.n_values + 1)
+    best: Float = gains[int(np.argmax(gains @ weight))]
+    return best
+
+
+def _several_valued(observed: Observed) -> npt.NDArray[np.bool_]:
+    """Return which LFs say more than one thing now and then: bool, shape (n_lfs,)."""
+    classes, n_values = observed.votes.classes, observed.votes.n_values
+    counts = np.stack(
+        [np.bincount(column + 1, weights=observed.weight, minlength=n_values + 1)[1:] for column in classes.T]
+    )
+    several: npt.NDArray[np.bool_] = counts.max(axis=1) < _ONE_VALUED * counts.sum(axis=1)
+    return several
+
+
+def _gain(posterior: Float, vote: npt.NDArray[np.integer], weight: Float, n_values: int) -> Float:
+    """Return log P(vote | posterior) − log P(vote): shape (n_rows,)."""
+    one_hot = np.zeros((len(vote), n_values))
+    one_hot[np.arange(len(vote)), vote] = weight
+    counts = one_hot.T @ posterior
+    habit = counts.sum(axis=1) + 1.0
+    habit /= habit.sum()
+    given_class = (counts + _HABIT * habit[:, None]) / (counts.sum(axis=0) + _HABIT)
+    likelihood = (posterior * given_class[vote]).sum(axis=1)
+    gain: Float = np.log(likelihood) - np.log(habit[vote])
+    return gain
