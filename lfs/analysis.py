@@ -31,7 +31,6 @@ from manyeyes.lfs.analysis_blocks import (
     over_blocks,
     posterior,
     score_logits,
-    value_names,
 )
 from manyeyes.types import ABSTAIN, FloatArray, VoteArray, Votes
 
@@ -128,7 +127,7 @@ def summarize(
     judged, correct = _judge(votes, truth, known)
     estimated = _estimates(votes, counts, probs, label_model, rows)
 
-    names = value_names(votes)
+    names = votes.value_names
     lfs = []
     for j, name in enumerate(votes.lf_names):
         per_value = counts.per_value[j]

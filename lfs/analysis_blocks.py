@@ -115,19 +115,6 @@ def compatible(table: Mask) -> Mask:
     return (table.astype(np.float32) @ table.T.astype(np.float32)) > 0
 
 
-def value_names(votes: Votes) -> tuple[str, ...]:
-    """Return a name for every vote: a class name, ``a or b`` for a set, ``not c`` for all classes but one."""
-    names = list(votes.class_names)
-    for classes in votes.sets:
-        absent = [name for c, name in enumerate(votes.class_names) if c not in classes]
-        names.append(
-            f"not {absent[0]}"
-            if len(absent) == 1 and len(classes) > 1
-            else " or ".join(votes.class_names[c] for c in classes)
-        )
-    return tuple(names)
-
-
 def by_column(classes: VoteArray, rows: Rows) -> VoteArray:
     """Return some rows turned, a column of votes in one piece: shape (n_lfs, n_rows)."""
     return np.ascontiguousarray(classes[rows].T)

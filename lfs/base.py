@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from manyeyes.errors import InvalidRecipe, ItemError, nearest
+from manyeyes.lfs.partial import Named, members
 from manyeyes.primitives.base import FeatureSet
 from manyeyes.types import ABSTAIN, FloatArray, VoteArray, vote_dtype
 
@@ -74,6 +75,7 @@ Words = Annotated[tuple[Word, ...], Field(max_length=MAX_WORDS), ONE_OR_MORE, DI
 class VoteColumn(NamedTuple):
     """One LF's votes. classes: int8 (int16 above 127 classes), shape (n_items,). scores: float32, NaN for hard votes.
 
+    A vote of ``n_classes + i`` says "one of the classes in ``sets[i]``" of that LF.
     errors: row → what went wrong with that item in code that is not ours; such an item gets an error, not an abstain.
     """
 
@@ -107,6 +109,7 @@ class LabelingFunction:
     def __init__(self, spec: LFSpec, classes: Sequence[str]) -> None:
         self.spec = spec
         self.classes = tuple(classes)
+        self._sets: list[tuple[int, ...]] = []
 
     @property
     def name(self) -> str:
@@ -130,13 +133,36 @@ class LabelingFunction:
         """Return this LF's votes on the items of a feature set."""
         raise TypeError(f"{type(self).__name__} does not say how it votes")
 
+    @property
+    def sets(self) -> tuple[tuple[int, ...], ...]:
+        """The sets of classes that this LF may vote for; known before the first vote."""
+        return tuple(self._sets)
+
     def class_index(self, name: str) -> int:
         """Return the index of a class of the recipe."""
         return self.classes.index(name)
 
+    def declare(self, vote: Named) -> int:
+        """Return what a vote is in this LF's column, a set of classes having become one of ``sets``.
+
+        Only for ``__init__``: before the first vote, everything that an LF may vote for is known.
+        """
+        among = members(vote, self.classes)
+        if len(among) > 1 and among not in self._sets:
+            self._sets.append(among)
+        return self.value_of(vote)
+
+    def value_of(self, vote: Named) -> int:
+        """Return what a vote is in this LF's column: a class index, or ``n_classes`` and a set's place in ``sets``.
+
+        Raises InvalidRecipe if it is no vote, ValueError if it is a set of classes that was not declared.
+        """
+        among = members(vote, self.classes)
+        return among[0] if len(among) == 1 else len(self.classes) + self._sets.index(among)
+
     def empty(self, n_items: int) -> VoteColumn:
         """Return a column of abstentions to fill in."""
         return VoteColumn(
-            classes=np.full(n_items, ABSTAIN, dtype=vote_dtype(len(self.classes))),
+            classes=np.full(n_items, ABSTAIN, dtype=vote_dtype(len(self.classes) + len(self._sets))),
             scores=np.full(n_items, np.nan, dtype=np.float32),
         )

@@ -14,7 +14,7 @@ from manyeyes.errors import ItemError
 from manyeyes.lfs.base import LabelingFunction, LFSpec
 from manyeyes.primitives.base import FeatureSet
 from manyeyes.registry import load
-from manyeyes.types import ABSTAIN, Item, Votes, vote_dtype
+from manyeyes.types import ABSTAIN, Item, VoteArray, Votes, vote_dtype
 
 
 class HasLFs(Protocol):
@@ -37,15 +37,22 @@ def build_lfs(recipe: HasLFs) -> list[LabelingFunction]:
     return [build_lf(spec, recipe.classes) for spec in recipe.lfs]
 
 
+def declared_sets(lfs: Sequence[LabelingFunction]) -> tuple[tuple[int, ...], ...]:
+    """Return the sets of classes that some LFs may vote for, each once, in the order in which they are first named."""
+    return tuple(dict.fromkeys(members for lf in lfs for members in lf.sets))
+
+
 def collect_votes(
     lfs: Sequence[LabelingFunction], features: FeatureSet, classes: Sequence[str]
 ) -> tuple[Votes, dict[int, ItemError]]:
     """Return the label matrix of some items, and what LFs found wrong with which rows.
 
+    Its sets of classes are those that the LFs may vote for, each once, in the order in which LFs name them first.
     A row with an error, here or in the features, abstains throughout. Every LF must have been prepared.
     """
     n = len(features)
-    matrix = np.full((n, len(lfs)), ABSTAIN, dtype=vote_dtype(len(classes)))
+    sets = declared_sets(lfs)
+    matrix = np.full((n, len(lfs)), ABSTAIN, dtype=vote_dtype(len(classes) + len(sets)))
     scores = np.full((n, len(lfs)), np.nan, dtype=np.float32)
     errors: dict[int, ItemError] = {}
     if features.errors:
@@ -57,7 +64,7 @@ def collect_votes(
     with _thread_pools().limit(limits=1, user_api="blas"):
         for j, lf in enumerate(lfs):
             column = lf.vote(features)
-            matrix[:, j], scores[:, j] = column.classes, column.scores
+            matrix[:, j], scores[:, j] = _in_table(column.classes, lf, sets), column.scores
             for row, error in column.errors.items():
                 errors.setdefault(row, error)
     broken = sorted({*errors, *features.errors})
@@ -68,8 +75,18 @@ def collect_votes(
         class_names=tuple(classes),
         lf_names=tuple(lf.name for lf in lfs),
         shared=tuple(lf.reads for lf in lfs),
+        sets=sets,
     )
     return votes, errors
+
+
+def _in_table(classes: VoteArray, lf: LabelingFunction, sets: Sequence[tuple[int, ...]]) -> VoteArray:
+    """Return votes numbered by the sets of the whole label matrix, not by the LF's own."""
+    k = len(lf.classes)
+    own = [*range(k), *(k + sets.index(members) for members in lf.sets), ABSTAIN]
+    if own[:-1] == list(range(len(own) - 1)):
+        return classes
+    return np.array(own)[classes]  # ABSTAIN is the last entry
 
 
 @cache

@@ -31,6 +31,7 @@ from manyeyes.lfs.base import (
     Words,
 )
 from manyeyes.lfs.fields import TextSource, texts_of
+from manyeyes.lfs.partial import Named, Vote
 from manyeyes.lfs.patterns import compile_pattern
 from manyeyes.lfs.words import Texts, words_inside
 from manyeyes.primitives.base import FeatureSet
@@ -51,7 +52,7 @@ class KeywordSpec(LFSpec):
     any: Words = ()
     all: Words = ()
     none: Words = ()
-    vote: ClassName | None = None
+    vote: Vote | None = None
     votes: dict[ClassName, Words] = Field(default_factory=dict)
     whole_words: bool = True
     ignore_case: bool = True
@@ -84,6 +85,7 @@ class KeywordLF(LabelingFunction):
         super().__init__(spec, classes)
         listed = [word for words in spec.votes.values() for word in words]
         self._inside = words_inside(listed, ignore_case=spec.ignore_case)
+        self._vote = None if spec.vote is None else self.declare(spec.vote)
 
     def vote(self, features: FeatureSet) -> VoteColumn:
         spec = self.spec
@@ -94,12 +96,12 @@ class KeywordLF(LabelingFunction):
         allowed = texts.present.copy()
         for word in spec.none:
             allowed &= ~texts.contain(word)
-        if spec.vote is not None:
+        if self._vote is not None:
             for word in spec.all:
                 allowed &= texts.contain(word)
             if spec.any:
                 allowed &= np.logical_or.reduce([texts.contain(word) for word in spec.any])
-            column.classes[allowed] = self.class_index(spec.vote)
+            column.classes[allowed] = self._vote
             return column
         hits = {}
         for name, words in spec.votes.items():
@@ -128,7 +130,7 @@ class RegexSpec(LFSpec):
     kind: Literal["regex"] = "regex"
     on: TextSource = "text"
     pattern: Patterns = ()
-    vote: ClassName | None = None
+    vote: Vote | None = None
     votes: dict[ClassName, Patterns] = Field(default_factory=dict)
     ignore_case: bool = True
 
@@ -157,10 +159,12 @@ class RegexLF(LabelingFunction):
 
     def __init__(self, spec: RegexSpec, classes: Sequence[str]) -> None:
         super().__init__(spec, classes)
-        votes: Mapping[str, tuple[str, ...]] = spec.votes or {str(spec.vote): spec.pattern}
+        votes: list[tuple[Named, tuple[str, ...]]] = list(spec.votes.items())
+        if spec.vote is not None:
+            votes = [(spec.vote, spec.pattern)]
         self._patterns = {
-            self.class_index(name): [compile_pattern(p, ignore_case=spec.ignore_case) for p in patterns]
-            for name, patterns in votes.items()
+            self.declare(vote): [compile_pattern(p, ignore_case=spec.ignore_case) for p in patterns]
+            for vote, patterns in votes
         }
 
     def vote(self, features: FeatureSet) -> VoteColumn:

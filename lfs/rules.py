@@ -8,21 +8,22 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from manyeyes.errors import InvalidRecipe
-from manyeyes.lfs.base import ClassName, LabelingFunction, LFSpec, VoteColumn
+from manyeyes.lfs.base import LabelingFunction, LFSpec, VoteColumn
 from manyeyes.lfs.columns import Evaluation, Mask, Source
 from manyeyes.lfs.expressions import Expression, parse
+from manyeyes.lfs.partial import Named, Vote
 from manyeyes.lfs.vocabulary import Vocabulary
 from manyeyes.types import ABSTAIN
 
 
 class Rule(BaseModel):
-    """One condition and the class to vote for where it holds."""
+    """One condition and what to vote for where it holds: a class, or several."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
     vocabulary: ClassVar[Vocabulary]
 
     when: str
-    vote: ClassName
+    vote: Vote
 
     @field_validator("when")
     @classmethod
@@ -36,7 +37,7 @@ class RulesSpec(LFSpec):
     vocabulary: ClassVar[Vocabulary]
 
     when: str | None = None
-    vote: ClassName | None = None
+    vote: Vote | None = None
     rules: Annotated[tuple[Rule, ...], Field(max_length=1_000)] = ()
 
     @field_validator("when")
@@ -58,9 +59,9 @@ class RulesSpec(LFSpec):
                 object.__setattr__(self, field, value)
         return self
 
-    def conditions(self) -> list[tuple[Expression, str]]:
+    def conditions(self) -> list[tuple[Expression, Named]]:
         """Return the conditions in order, each with its vote."""
-        written = [(rule.when, rule.vote) for rule in self.rules]
+        written: list[tuple[str, Named]] = [(rule.when, rule.vote) for rule in self.rules]
         if self.when is not None and self.vote is not None:
             written = [(self.when, self.vote)]
         return [(parse(when, self.vocabulary), vote) for when, vote in written]
@@ -73,7 +74,7 @@ class RulesLF(LabelingFunction):
 
     def __init__(self, spec: RulesSpec, classes: tuple[str, ...]) -> None:
         super().__init__(spec, classes)
-        self.conditions = [(expression, self.class_index(vote)) for expression, vote in spec.conditions()]
+        self.conditions = [(expression, self.declare(vote)) for expression, vote in spec.conditions()]
 
     def names(self) -> set[str]:
         """Return every label and field that the conditions hand to functions."""

@@ -15,15 +15,27 @@ import numpy as np
 import numpy.typing as npt
 
 from manyeyes.errors import InvalidRecipe, InvalidRequest, ItemError, nearest
+from manyeyes.fitting import (
+    Collected,
+    Threshold,
+    find_threshold,
+    fit_label_model,
+    lent_votes,
+    load_threshold,
+    no_gold,
+    save_threshold,
+    top_two,
+)
 from manyeyes.lfs.base import LabelingFunction
-from manyeyes.lfs.build import build_lfs, collect_votes
+from manyeyes.lfs.build import build_lfs, collect_votes, declared_sets
 from manyeyes.models.base import LabelModel, load_label_model
+from manyeyes.primitives.base import FeatureSet
 from manyeyes.primitives.cache import Cache
 from manyeyes.primitives.extractor import Extractor, PassCounter
 from manyeyes.recipe import Recipe
-from manyeyes.registry import load
+from manyeyes.recipe_label_model import TargetPrecision
 from manyeyes.settings import home
-from manyeyes.types import ABSTAIN, Item, Labels, Versions, Votes
+from manyeyes.types import ABSTAIN, FloatArray, Item, Labels, Versions, Votes, set_name
 
 Progress = Callable[[int], None]
 """Called with the number of items done so far."""
@@ -35,6 +47,8 @@ class Labeler:
     recipe: what to label and how. extractor: computes features; by default one for the recipe's primitives, with the
     cache in ``settings.home()``. label_model: an already fitted one, such as ``load_label_model`` returns.
     chunk_size: how many items' features are held at once.
+
+    threshold: where the recipe wants a precision, the confidence that it takes, once fitted with known labels.
 
     A Labeler that is not fitted fits a label model on the items of each ``label`` call and forgets it, so that calls do
     not depend on each other; one that is fitted, or was given a label model, labels each item by itself.
@@ -52,6 +66,7 @@ class Labeler:
     ) -> None:
         self.recipe = recipe
         self.label_model = label_model
+        self.threshold: Threshold | None = None
         self.chunk_size = chunk_size
         self._lfs = build_lfs(recipe)
         self._prepared = False
@@ -66,45 +81,52 @@ class Labeler:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The names of the features that the recipe's LFs read, sorted."""
-        return tuple(sorted({feature for lf in self._lfs for feature in lf.reads}))
+        """The names of the features that the recipe's LFs and its label model read, sorted."""
+        embeddings = self.recipe.label_model.embeddings
+        return tuple(
+            sorted(
+                {feature for lf in self._lfs for feature in lf.reads}
+                | ({embeddings} if embeddings else set())
+            )
+        )
 
     @property
     def counter(self) -> PassCounter:
         """How many forward passes each primitive has made; a fully cached run adds none."""
         return self.extractor.counter
 
-    def votes(
-        self, items: Iterable[Item], *, progress: Progress | None = None
-    ) -> tuple[Votes, dict[int, ItemError], tuple[str, ...]]:
-        """Return the label matrix of some items, what is wrong with which rows, and the ids.
+    def collect(self, items: Iterable[Item], *, progress: Progress | None = None) -> Collected:
+        """Return what the LFs say of some items, ready for ``fit_collected`` and ``fuse``.
 
         Items are read and forgotten chunk by chunk. Raises InvalidRequest if two items have the same id.
         """
         self._prepare()
-        classes = self.recipe.classes
         parts: list[Votes] = []
+        embedded: list[FloatArray] = []
         errors: dict[int, ItemError] = {}
         ids: list[str] = []
         for chunk in _chunks(items, self.chunk_size):
             features = self.extractor.extract(chunk, self.needs)
-            chunk_votes, lf_errors = collect_votes(self._lfs, features, classes)
-            errors |= {len(ids) + i: error for i, error in {**lf_errors, **features.errors}.items()}
-            parts.append(chunk_votes)
+            errors |= {len(ids) + i: error for i, error in self._see(features, parts, embedded).items()}
             ids.extend(item.id for item in chunk)
             if progress is not None:
                 progress(len(ids))
         _refuse_duplicates(ids)
         if not parts:
-            parts = [collect_votes(self._lfs, self.extractor.extract([], self.needs), classes)[0]]
-        votes = Votes(
-            classes=np.concatenate([part.classes for part in parts]),
-            scores=np.concatenate([part.scores for part in parts]),
-            class_names=parts[0].class_names,
-            lf_names=parts[0].lf_names,
-            shared=parts[0].shared,
+            self._see(self.extractor.extract([], self.needs), parts, embedded)
+        return Collected(
+            votes=Votes.concatenate(parts),
+            errors=errors,
+            ids=tuple(ids),
+            embeddings=np.concatenate(embedded) if embedded else None,
         )
-        return votes, errors, tuple(ids)
+
+    def votes(
+        self, items: Iterable[Item], *, progress: Progress | None = None
+    ) -> tuple[Votes, Mapping[int, ItemError], tuple[str, ...]]:
+        """Return the label matrix of some items, what is wrong with which rows, and the ids; see ``collect``."""
+        collected = self.collect(items, progress=progress)
+        return collected.votes, collected.errors, collected.ids
 
     def fit(
         self,
@@ -116,41 +138,37 @@ class Labeler:
         """Fit the recipe's label model on some items and keep it; return self.
 
         gold: item id → class name, for the items whose label is known. Items with errors are left out.
-        Raises InvalidRequest if a gold label is not a class of the recipe or names an item that is not there.
+        Raises InvalidRequest if a gold label is not a class of the recipe or names an item that is not there, or there
+        is none and the recipe wants a precision.
         """
-        votes, errors, ids = self.votes(items, progress=progress)
-        return self.fit_votes(votes, errors, ids, gold=gold)
+        self.require_gold(gold, again=True)
+        return self.fit_collected(self.collect(items, progress=progress), gold=gold)
 
-    def fit_votes(
-        self,
-        votes: Votes,
-        errors: Mapping[int, ItemError],
-        ids: Sequence[str],
-        *,
-        gold: Mapping[str, str] | None = None,
-    ) -> Self:
-        """Fit as ``fit`` does, from votes that ``votes`` gave; no feature is read again."""
-        self.label_model = self._fitted(votes, errors, gold_indices(gold, ids, self.recipe.classes))
+    def fit_collected(self, collected: Collected, *, gold: Mapping[str, str] | None = None) -> Self:
+        """Fit as ``fit`` does, from what ``collect`` gave; no feature is read again."""
+        self.require_gold(gold, again=True)
+        self.label_model, self.threshold = self._fitted(collected, gold)
         return self
 
     def label(self, items: Iterable[Item], *, progress: Progress | None = None) -> Labels:
-        """Return the labels of some items, in order, with one error row for each item that cannot be labeled."""
-        votes, errors, ids = self.votes(items, progress=progress)
-        return self.fuse(votes, errors, ids)
+        """Return the labels of some items, in order, with one error row for each item that cannot be labeled.
 
-    def fuse(
-        self,
-        votes: Votes,
-        errors: Mapping[int, ItemError],
-        ids: Sequence[str],
-        *,
-        gold: Mapping[str, str] | None = None,
-    ) -> Labels:
-        """Return labels from votes that ``votes`` gave; no feature is read again.
+        Raises InvalidRequest if the recipe wants a precision and nothing was fitted with known labels.
+        """
+        self.require_gold(None)
+        return self.fuse(self.collect(items, progress=progress))
+
+    def fuse(self, collected: Collected, *, gold: Mapping[str, str] | None = None) -> Labels:
+        """Return labels from what ``collect`` gave; no feature is read again.
 
         gold: known labels that help to fit, where the Labeler is not fitted yet.
         """
-        model = self.label_model or self._fitted(votes, errors, gold_indices(gold, ids, self.recipe.classes))
+        self.require_gold(gold)
+        model, threshold = self._fitted(collected, gold, model=self.label_model, threshold=self.threshold)
+        least = self._least(threshold)
+        default = self.recipe.default_class
+        unspoken = ABSTAIN if default is None else self.recipe.classes.index(default)
+        votes, embeddings = collected.votes, collected.embeddings
         n, k = votes.n_items, votes.n_classes
         probs = np.empty((n, k), dtype=np.float32)
         label = np.empty(n, dtype=np.int16)
@@ -159,48 +177,61 @@ class Labeler:
         moved = np.empty((n, votes.n_lfs), dtype=np.float32)
         for start in range(0, n, 65_536):  # a block bounds the label model's float64 scratch space
             rows = slice(start, start + 65_536)
-            block = Votes(
-                votes.classes[rows],
-                votes.scores[rows],
-                votes.class_names,
-                votes.lf_names,
-                shared=votes.shared,
-            )
-            probs[rows] = model.predict_proba(block)
+            block, near = votes.rows(rows), None if embeddings is None else embeddings[rows]
+            probs[rows] = model.predict_proba(block, near)
             top, second = top_two(probs[rows])
-            prior[rows], moved[rows] = model.reasons(block, top=top, runner_up=second)
-            nobody_voted = (block.classes == ABSTAIN).all(axis=1)
-            unsure = probs[rows].max(axis=1) < self.recipe.abstain_below
-            label[rows] = np.where(nobody_voted | unsure, ABSTAIN, top)
+            prior[rows], moved[rows] = model.reasons(block, top=top, runner_up=second, embeddings=near)
+            silent = (block.classes == ABSTAIN).all(axis=1)
+            if near is not None:  # votes that similar items lent say something of an item, too
+                silent &= ~moved[rows].any(axis=1)
+            sure = probs[rows].max(axis=1) >= least
+            label[rows] = np.where(silent, unspoken, np.where(sure, top, ABSTAIN))
             runner_up[rows] = second
-        broken = sorted(errors)
+        broken = sorted(collected.errors)
         probs[broken], label[broken] = np.nan, ABSTAIN
         return Labels(
-            ids=tuple(ids),
+            ids=collected.ids,
             votes=votes,
             probs=probs,
             label=label,
             runner_up=runner_up,
             prior=prior,
             moved=moved,
-            errors=dict(errors),
+            errors=dict(collected.errors),
             versions=Versions(
                 recipe=self.recipe.version,
                 primitives=self.extractor.versions(self.needs),
-                label_model=model.version,
+                label_model=model.version if threshold is None else f"{model.version}@{threshold.value:.9g}",
             ),
+            lent=lent_votes(model, votes, embeddings),
         )
+
+    def require_gold(self, gold: Mapping[str, str] | None, *, again: bool = False) -> None:
+        """Raise InvalidRequest if the recipe wants a precision, no label is known, and there is no threshold yet.
+
+        again: whether the label model is to be fitted anew, which takes known labels again.
+        """
+        wanted = isinstance(self.recipe.abstain_below, TargetPrecision)
+        if wanted and not gold and (again or self.threshold is None):
+            raise no_gold(self.recipe)
+
+    @property
+    def least_confidence(self) -> float:
+        """The confidence below which labels are withheld; infinity where no threshold gives the precision wanted."""
+        return self._least(self.threshold)
 
     def save_label_model(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted label model into a folder. Raises InvalidRequest if there is none yet."""
         if self.label_model is None:
             raise InvalidRequest("there is no fitted label model to save; call fit(items) first")
         self.label_model.save(path)
+        save_threshold(path, self.threshold, recipe=self.recipe, model=self.label_model)
 
     def load_label_model(self, path: str | os.PathLike[str]) -> Self:
         """Use a label model from a folder; return self.
 
-        Raises InvalidRecipe if it was fitted for other classes or LFs.
+        Raises InvalidRecipe if it was fitted for other classes, LFs or sets of classes, or without known labels where
+        the recipe wants a precision.
         """
         model = load_label_model(path)
         names = tuple(lf.name for lf in self._lfs)
@@ -210,8 +241,32 @@ class Labeler:
                 f" {list(model.lf_names_)}, but recipe {self.recipe.name!r} has classes {list(self.recipe.classes)} and"
                 f" LFs {list(names)}; fit one for this recipe"
             )
+        sets = declared_sets(self._lfs)
+        if model.sets_ != sets:
+            raise InvalidRecipe(
+                f"the label model in {os.fspath(path)!r} was fitted on votes for other sets of classes than the LFs of"
+                f" recipe {self.recipe.name!r} vote for: {_told(model.sets_, model.class_names_)}, not"
+                f" {_told(sets, model.class_names_)}; fit one for this recipe"
+            )
+        self.threshold = load_threshold(path, recipe=self.recipe, model=model)
         self.label_model = model
         return self
+
+    def _see(
+        self, features: FeatureSet, parts: list[Votes], embedded: list[FloatArray]
+    ) -> dict[int, ItemError]:
+        """Keep what the LFs say of a chunk; return what is wrong with which of its rows."""
+        votes, errors = collect_votes(self._lfs, features, self.recipe.classes)
+        parts.append(votes)
+        feature = self.recipe.label_model.embeddings
+        if feature is not None:
+            block = features[feature]
+            if block.offsets is not None or "embedding" not in (block.rows.dtype.names or ()):
+                raise InvalidRecipe(f"label_model.embeddings: {feature!r} gives no embedding of an item")
+            kept = np.array(block["embedding"], dtype=np.float32)
+            kept[~block.present] = np.nan
+            embedded.append(kept)
+        return {**errors, **features.errors}
 
     def _prepare(self) -> None:
         if not self._prepared:
@@ -220,30 +275,23 @@ class Labeler:
             self._prepared = True
 
     def _fitted(
-        self, votes: Votes, errors: Mapping[int, ItemError], gold: npt.NDArray[np.int16] | None
-    ) -> LabelModel:
-        balance = self.recipe.class_balance
-        model: LabelModel = load("manyeyes.label_models", self.recipe.label_model)(
-            class_balance=None if balance is None else [balance[name] for name in self.recipe.classes]
-        )
-        sound = np.ones(votes.n_items, dtype=bool)
-        sound[sorted(errors)] = False
-        kept = Votes(
-            votes.classes[sound], votes.scores[sound], votes.class_names, votes.lf_names, shared=votes.shared
-        )
-        return model.fit(kept, None if gold is None else gold[sound], shared=votes.shared)
+        self,
+        collected: Collected,
+        gold: Mapping[str, str] | None,
+        *,
+        model: LabelModel | None = None,
+        threshold: Threshold | None = None,
+    ) -> tuple[LabelModel, Threshold | None]:
+        """Return a label model and the threshold that the recipe wants, fitting whichever is not given."""
+        known = gold_indices(gold, collected.ids, self.recipe.classes)
+        model = model or fit_label_model(self.recipe, collected, known)
+        return model, threshold or find_threshold(self.recipe, model, collected, known)
 
-
-def top_two(probs: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Return the most and the second most probable class of each row; ties go to the class named first.
-
-    >>> [order.tolist() for order in top_two(np.array([[0.2, 0.5, 0.3], [0.4, 0.4, 0.2]], dtype=np.float32))]
-    [[1, 0], [2, 1]]
-    """
-    top = probs.argmax(axis=1)
-    rest = probs.copy()
-    np.put_along_axis(rest, top[:, None], -1.0, axis=1)
-    return top, rest.argmax(axis=1)
+    def _least(self, threshold: Threshold | None) -> float:
+        below = self.recipe.abstain_below
+        if not isinstance(below, TargetPrecision):
+            return below
+        return np.inf if threshold is None else threshold.value
 
 
 def gold_indices(
@@ -269,6 +317,10 @@ def gold_indices(
             )
         indices[position[item_id]] = list(classes).index(name)
     return indices
+
+
+def _told(sets: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
+    return "; ".join(set_name(classes, members) for members in sets) or "none"
 
 
 def _family(feature: str) -> str:

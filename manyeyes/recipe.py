@@ -37,10 +37,17 @@ from pydantic import (
 
 from manyeyes.documents import MAX_BYTES, Document, Problem, check_size, read_document, write_yaml
 from manyeyes.errors import InvalidRecipe, RecipeNotFound, UntrustedRecipe, nearest
-from manyeyes.lfs.base import LFSpec, Number
+from manyeyes.lfs.base import LFSpec
 from manyeyes.lfs.build import build_lf
 from manyeyes.primitives.base import PrimitiveSpec
 from manyeyes.recipe_errors import from_pydantic, invalid_recipe, problem_at
+from manyeyes.recipe_label_model import (
+    AbstainBelow,
+    ClassBalance,
+    LabelModelField,
+    LabelModelSpec,
+    TargetPrecision,
+)
 from manyeyes.recipe_parts import (
     DEFAULT_PRIMITIVES,
     check_name,
@@ -51,7 +58,6 @@ from manyeyes.recipe_parts import (
     spell_out,
 )
 from manyeyes.recipe_schema import recipe_schema
-from manyeyes.registry import names
 from manyeyes.trust import refusals
 
 FORMAT: Final = 1
@@ -59,6 +65,7 @@ FORMAT: Final = 1
 MAX_LFS: Final = 1_000
 MAX_CLASSES: Final = 1_000
 MAX_PROMPTS: Final = 20_000
+MAX_SETS: Final = 1_000
 
 # What no sensible photo of a class looks like, so that an item can look like none of the classes.
 _BACKGROUND: Final = (
@@ -87,8 +94,9 @@ class Recipe(BaseModel):
         tuple[Annotated[str, Field(min_length=1, max_length=100)], ...],
         Field(min_length=2, max_length=MAX_CLASSES),
     ]
-    abstain_below: Number = Field(default=0.0, ge=0.0, le=1.0)
-    class_balance: dict[str, Annotated[Number, Field(gt=0.0, lt=1.0)]] | None = None
+    abstain_below: AbstainBelow = 0.0
+    default_class: str | None = None
+    class_balance: ClassBalance | None = None
     primitives: Annotated[
         dict[_PrimitiveName, SerializeAsAny[Annotated[PrimitiveSpec, PlainValidator(parse_primitive)]]],
         BeforeValidator(spell_out),
@@ -97,7 +105,7 @@ class Recipe(BaseModel):
         tuple[SerializeAsAny[Annotated[LFSpec, PlainValidator(parse_lf)]], ...],
         Field(min_length=1, max_length=MAX_LFS),
     ]
-    label_model: str = "auto"
+    label_model: LabelModelField = LabelModelSpec()
 
     @field_validator("classes")
     @classmethod
@@ -109,11 +117,21 @@ class Recipe(BaseModel):
                 )
         return value
 
+    @field_validator("default_class")
+    @classmethod
+    def _known_class(cls, value: str | None, info: ValidationInfo) -> str | None:
+        classes = info.data.get("classes")
+        if value is not None and classes is not None and value not in classes:
+            raise InvalidRecipe(
+                f"unknown class {value!r}; classes: {', '.join(classes)}{nearest(value, classes)}"
+            )
+        return value
+
     @field_validator("class_balance")
     @classmethod
-    def _whole_balance(cls, value: dict[str, float] | None, info: ValidationInfo) -> dict[str, float] | None:
+    def _whole_balance(cls, value: ClassBalance | None, info: ValidationInfo) -> ClassBalance | None:
         classes = info.data.get("classes")
-        if value is None or classes is None:
+        if value is None or isinstance(value, str) or classes is None:
             return value
         for name in value:
             if name not in classes:
@@ -131,16 +149,6 @@ class Recipe(BaseModel):
             raise InvalidRecipe(f"class_balance must sum to 1, got {sum(value.values()):g}")
         return {name: value[name] for name in classes}
 
-    @field_validator("label_model")
-    @classmethod
-    def _known_model(cls, value: str) -> str:
-        allowed = names("manyeyes.label_models")
-        if value not in allowed:
-            raise InvalidRecipe(
-                f"unknown label model {value!r}; allowed: {', '.join(allowed)}{nearest(value, allowed)}"
-            )
-        return value
-
     @model_validator(mode="after")
     def _complete(self) -> Self:
         for i, name in _repeated_names([lf.name for lf in self.lfs]):
@@ -150,7 +158,14 @@ class Recipe(BaseModel):
             raise InvalidRecipe(
                 f"all LFs together may have {MAX_PROMPTS} prompts, templates filled in, got {n_prompts}"
             )
-        read = {feature.partition(".")[0] for lf in self.lfs for feature in build_lf(lf, self.classes).reads}
+        lfs = [build_lf(lf, self.classes) for lf in self.lfs]
+        n_sets = len({members for lf in lfs for members in lf.sets})
+        if n_sets > MAX_SETS:
+            raise InvalidRecipe(
+                f"all LFs together may vote for {MAX_SETS} different sets of classes, got {n_sets}"
+            )
+        features = {feature for lf in lfs for feature in lf.reads} | {self.label_model.embeddings or ""}
+        read = {feature.partition(".")[0] for feature in features}
         complete = {
             name: default_primitive(name) for name in DEFAULT_PRIMITIVES if name in read
         } | self.primitives
@@ -271,13 +286,22 @@ class Recipe(BaseModel):
         """The first 16 hexadecimal digits of the SHA-256 of the canonical form."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
 
+    @property
+    def abstain_below_text(self) -> str:
+        """``abstain_below`` as one would write it."""
+        below = self.abstain_below
+        return f"{{precision: {below.precision:g}}}" if isinstance(below, TargetPrecision) else f"{below:g}"
+
     def check_untrusted(self, allowed_models: Collection[str] = ()) -> None:
         """Raise UntrustedRecipe if a recipe from outside asks for more than the operator allows.
 
         allowed_models: models that such a recipe may name beside the defaults, each as "model" or "kind:model".
-        No LF may run code that the recipe names, and nothing in a primitive may be a path, unless it is listed so.
+        No LF may run code that the recipe names, nothing in a primitive may be a path, unless it is listed so, and no
+        hyperparameter of the label model may be so large that fitting takes long.
         """
-        refused = refusals(self.lfs, self.primitives, allowed_models=allowed_models)
+        refused = refusals(
+            self.lfs, self.primitives, label_model=self.label_model, allowed_models=allowed_models
+        )
         if refused:
             raise UntrustedRecipe(
                 f"recipe {self.name!r} cannot be run for somebody outside: {'; '.join(refused)}"

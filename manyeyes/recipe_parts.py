@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationInfo
 from manyeyes.errors import InvalidRecipe, ManyeyesError, nearest
 from manyeyes.lfs.base import LFSpec
 from manyeyes.lfs.build import build_lf
-from manyeyes.primitives.base import PrimitiveSpec
+from manyeyes.primitives.base import Primitive, PrimitiveSpec
 from manyeyes.recipe_errors import problem_at
 from manyeyes.registry import load, names
 
@@ -101,14 +101,19 @@ def default_primitive(name: str) -> PrimitiveSpec:
 
 def modalities(name: str, declared: Mapping[str, PrimitiveSpec]) -> dict[str, str]:
     """Return what a primitive gives: feature → the modality that it reads; empty where that cannot be known yet."""
+    return {feature: primitive.modality for feature, primitive in primitives_of(name, declared).items()}
+
+
+def primitives_of(name: str, declared: Mapping[str, PrimitiveSpec]) -> Mapping[str, Primitive]:
+    """Return what a recipe's primitive gives, nothing loaded: feature → primitive; empty where it is not known yet."""
     if name not in declared and name not in DEFAULT_PRIMITIVES:
         return {}
     spec = declared.get(name) or default_primitive(name)
     try:
-        built = load("manyeyes.primitives", spec.kind).build(name, spec)
+        built: Mapping[str, Primitive] = load("manyeyes.primitives", spec.kind).build(name, spec)
     except ManyeyesError:
         return {}  # the checkpoint is not here; whoever runs the recipe is told so
-    return {feature: primitive.modality for feature, primitive in built.items()}
+    return built
 
 
 def document_of(spec: BaseModel, *always: str) -> dict[str, Any]:

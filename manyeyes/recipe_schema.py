@@ -26,7 +26,11 @@ def recipe_schema(model: type[BaseModel]) -> dict[str, Any]:
     schema["properties"]["primitives"]["additionalProperties"] = {
         "anyOf": [{"type": "string"}, {"type": "null"}, *primitives]
     }
-    schema["properties"]["label_model"]["enum"] = names("manyeyes.label_models")
+    known = {"enum": names("manyeyes.label_models")}
+    short, long = schema["properties"]["label_model"]["anyOf"]
+    short |= known
+    schema["properties"]["label_model"]["default"] = "auto"
+    long |= {"properties": {"name": known, "embeddings": {"type": "string"}}}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "manyeyes recipe"}
 
 

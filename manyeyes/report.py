@@ -148,14 +148,14 @@ def _card(label: Label, item: Item | None, *, hues: Mapping[str, str], limits: L
     text = (item.text or "").strip() if item is not None else ""
     short = text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT].rstrip() + " …"
     ranked = sorted(label.probs.items(), key=lambda pair: -pair[1])
-    top = ranked[0][0] if ranked else None
+    shown = label.label or (ranked[0][0] if ranked else None)
     reasons = sorted(label.reasons, key=lambda reason: (reason.vote is None, -abs(reason.moved)))
     return {
         "id": label.id,
         "status": label.status,
         "label": label.label,
-        "top": top,
-        "hue": hues.get(top, "") if top is not None else "",
+        "shown": shown,
+        "hue": hues.get(shown, "") if shown is not None else "",
         "confidence": label.confidence,
         "percent": "" if label.confidence is None else shown_percent(label.confidence),
         "thumbnail": thumbnail(item, limits=limits) if item is not None and label.status != "error" else None,
@@ -175,6 +175,7 @@ def _card(label: Label, item: Item | None, *, hues: Mapping[str, str], limits: L
             {
                 "lf": reason.lf,
                 "vote": reason.vote,
+                "lent": "" if reason.lent is None else str(reason.lent),
                 "score": "" if reason.score is None else f"{reason.score:.2f}",
                 "moved": reason.moved,
                 "moved_text": f"{reason.moved:+.2f}" if reason.moved else "0",
@@ -182,6 +183,7 @@ def _card(label: Label, item: Item | None, *, hues: Mapping[str, str], limits: L
             for reason in reasons
             if reason.vote is not None or reason.moved
         ],
+        "by_default": label.by_default,
         "sum": told_sum(label),
         "error": None if label.error is None else {"code": label.error.code, "message": str(label.error)},
     }

@@ -8,7 +8,8 @@ status                  ``labeled``, ``abstained`` or ``error``
 label, confidence       the class and its probability; label is absent where the item abstained
 prob_<class>            one column a class: its probability (in JSON lines, one object ``probs``)
 runner_up, prior        the second most probable class, and the log-odds against it before any vote, in nats
-reasons                 for each labeling function: lf, vote, score, moved (nats); a list of structs, in CSV as JSON
+reasons                 for each labeling function: lf, vote, score, moved (nats), and lent where votes on similar items
+                        count too (neighbors, nearest, votes); a list of structs, in CSV as JSON
 error_code, _message    what is wrong with the item (in JSON lines, one object ``error``)
 recipe_version,         what made the label (in JSON lines, one object ``versions``; primitives as JSON elsewhere);
 primitive_versions,     in Parquet also in the file's metadata
@@ -167,7 +168,7 @@ def _flat(label: Label, classes: Sequence[str], versions: Versions) -> dict[str,
     """Return a label as one flat row, the shape that Parquet and CSV share."""
     row: dict[str, Any] = {name: getattr(label, name) for name in _PLAIN}
     row |= {_PROB + name: label.probs.get(name) for name in classes}
-    row["reasons"] = [{"lf": r.lf, "vote": r.vote, "score": r.score, "moved": r.moved} for r in label.reasons]
+    row["reasons"] = [reason.to_dict() for reason in label.reasons]
     row["error_code"] = None if label.error is None else label.error.code
     row["error_message"] = None if label.error is None else str(label.error)
     row["recipe_version"] = versions.recipe
@@ -219,8 +220,15 @@ def _write_csv(path: Path, rows: Iterable[Label], classes: Sequence[str], versio
 
 def _write_parquet(path: Path, rows: Iterable[Label], classes: Sequence[str], versions: Versions) -> int:
     pa, pq = _pyarrow()
+    lent = pa.struct([("neighbors", pa.int32()), ("nearest", pa.float64()), ("votes", pa.float64())])
     reason = pa.struct(
-        [("lf", pa.string()), ("vote", pa.string()), ("score", pa.float64()), ("moved", pa.float64())]
+        [
+            ("lf", pa.string()),
+            ("vote", pa.string()),
+            ("score", pa.float64()),
+            ("moved", pa.float64()),
+            ("lent", lent),
+        ]
     )
     kinds = {"confidence": pa.float64(), "prior": pa.float64(), "reasons": pa.list_(reason)}
     names = [*_PLAIN, *(_PROB + name for name in classes), *_TAIL]

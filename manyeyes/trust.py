@@ -1,21 +1,27 @@
-"""What a recipe from outside may not ask for: code, paths, and models that the operator did not allow."""
+"""What a recipe from outside may not ask for: code, paths, models that the operator did not allow, endless fits."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from manyeyes.lfs.base import LFSpec
 from manyeyes.primitives.base import PrimitiveSpec
+from manyeyes.recipe_label_model import LabelModelSpec
 from manyeyes.recipe_parts import DEFAULT_PRIMITIVES, default_primitive
 from manyeyes.registry import load
 
+MAX_HYPERPARAMETER: Final = 1_000
 _SUFFIXES: Final = (".pt", ".pth", ".onnx", ".safetensors", ".bin", ".engine", ".torchscript")
 
 
 def refusals(
-    lfs: Sequence[LFSpec], primitives: Mapping[str, PrimitiveSpec], *, allowed_models: Collection[str]
+    lfs: Sequence[LFSpec],
+    primitives: Mapping[str, PrimitiveSpec],
+    *,
+    label_model: LabelModelSpec,
+    allowed_models: Collection[str],
 ) -> list[str]:
     """Return what is refused, each with its path in the recipe; empty where nothing is.
 
@@ -43,7 +49,18 @@ def refusals(
             for field, value in told.items()
             if isinstance(value, (str, os.PathLike)) and _is_path(os.fspath(value))
         ]
+    refused += [
+        f"label_model.{field}: {value} is more than the {MAX_HYPERPARAMETER:,} that are allowed from outside"
+        for field, value in label_model.hyperparameters.items()
+        if any(abs(number) > MAX_HYPERPARAMETER for number in _numbers(value))
+    ]
     return refused
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, (list, tuple)):
+        return [number for part in value for number in _numbers(part)]
+    return [value] if isinstance(value, (int, float)) else []
 
 
 def _is_path(value: str) -> bool:

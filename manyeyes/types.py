@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -102,7 +103,7 @@ class Votes:
                 if least < 0 or most > 1:
                     raise InvalidVotes("a score is a probability in [0, 1], or NaN for a hard vote")
         for members in self.sets:
-            whole = 0 < len(members) < self.n_classes and 0 <= members[0] and members[-1] < self.n_classes
+            whole = 0 < len(members) < self.n_classes and members[0] >= 0 and members[-1] < self.n_classes
             if not whole or list(members) != sorted(set(members)):
                 raise InvalidVotes(
                     f"a set of classes holds some of the {self.n_classes} class indices in ascending order, not all of"
@@ -171,20 +172,81 @@ class Votes:
         """How many different votes there are beside ABSTAIN: classes and sets of classes."""
         return len(self.class_names) + len(self.sets)
 
+    @cached_property
+    def value_names(self) -> tuple[str, ...]:
+        """A name for every vote: a class name; ``not c``, ``a or b`` or ``neither a nor b`` for a set of classes.
+
+        >>> votes = Votes(np.array([[3]]), no_scores((1, 1)), ("dress", "hat", "bag"), ("lf",), sets=((1, 2), (0, 2)))
+        >>> votes.value_names
+        ('dress', 'hat', 'bag', 'not dress', 'not hat')
+        """
+        return (*self.class_names, *(set_name(self.class_names, members) for members in self.sets))
+
+
+def set_name(class_names: Sequence[str], members: Sequence[int]) -> str:
+    """Return how a vote for one of several classes reads: by the classes that it leaves out, where these are fewer.
+
+    >>> set_name(("dress", "hat", "bag", "shoes", "belt"), (0, 1))
+    'dress or hat'
+    >>> set_name(("dress", "hat", "bag", "shoes", "belt"), (0, 1, 2))
+    'neither shoes nor belt'
+    """
+    among = set(members)
+    absent = [name for c, name in enumerate(class_names) if c not in among]
+    if len(absent) >= len(members):
+        return " or ".join(class_names[c] for c in members)
+    return f"not {absent[0]}" if len(absent) == 1 else f"neither {' nor '.join(absent)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """What a labeling function said of similar items, as far as that counts for this one too.
+
+    neighbors: how many items. nearest: the cosine of the nearest one. votes: what they lent, as a share of a vote.
+    """
+
+    neighbors: int
+    nearest: float
+    votes: float
+
+    def __str__(self) -> str:
+        items = "1 neighbour" if self.neighbors == 1 else f"{self.neighbors} neighbours"
+        return f"{items}, nearest cosine {self.nearest:.2f}, lent {self.votes:.1f} of a vote"
+
 
 @dataclass(frozen=True, slots=True)
 class Reason:
     """What one labeling function said of one item, and how far that moved the label.
 
-    vote: a class name, or None where the LF abstained.
+    vote: a class name, ``not dress`` or ``dress or skirt`` for a vote that names several, None where the LF abstained.
     score: how sure the LF was of its vote, in [0, 1], or None for a hard vote.
-    moved: the change in the log-odds of the label against its runner-up, in nats; 0 for an abstention.
+    moved: the change in the log-odds of the label against its runner-up, in nats.
+    lent: the votes on other items that this LF's part comes from; None where none were lent.
     """
 
     lf: str
     vote: str | None
     score: float | None
     moved: float
+    lent: Lent | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        row: dict[str, Any] = {"lf": self.lf, "vote": self.vote, "score": self.score, "moved": self.moved}
+        if self.lent is not None:
+            row["lent"] = {
+                "neighbors": self.lent.neighbors,
+                "nearest": self.lent.nearest,
+                "votes": self.lent.votes,
+            }
+        return row
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Reason:
+        """Rebuild a reason from ``to_dict``."""
+        told = row.get("lent")
+        lent = None if told is None else Lent(told["neighbors"], told["nearest"], told["votes"])
+        return cls(row["lf"], row["vote"], row["score"], row["moved"], lent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +254,8 @@ class Label:
     """The label of one item with its reasons: the row that the SDK, HTTP, the CLI and the sinks all show.
 
     ``prior + sum(reason.moved) == log(probs[top] / probs[runner_up])`` up to rounding, where top is the most probable
-    class, which is also ``label`` unless the item abstained.
+    class. It is also ``label``, unless the item abstained or, without any vote, got the recipe's ``default_class``.
+    confidence: the probability of the label; without one, that of the most probable class.
     """
 
     id: str
@@ -204,6 +267,12 @@ class Label:
     prior: float | None = None
     reasons: tuple[Reason, ...] = ()
     error: ItemError | None = None
+
+    @property
+    def by_default(self) -> bool:
+        """Whether nothing was said of the item, and its label is the recipe's ``default_class``."""
+        said = any(reason.vote is not None or reason.moved for reason in self.reasons)
+        return self.status == "labeled" and not said
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dict; ``from_dict`` gives back an equal label."""
@@ -217,9 +286,7 @@ class Label:
             "probs": dict(self.probs),
             "runner_up": self.runner_up,
             "prior": self.prior,
-            "reasons": [
-                {"lf": r.lf, "vote": r.vote, "score": r.score, "moved": r.moved} for r in self.reasons
-            ],
+            "reasons": [reason.to_dict() for reason in self.reasons],
         }
         return row
 
@@ -238,17 +305,29 @@ class Label:
             probs=dict(row["probs"]),
             runner_up=row["runner_up"],
             prior=row["prior"],
-            reasons=tuple(Reason(r["lf"], r["vote"], r["score"], r["moved"]) for r in row["reasons"]),
+            reasons=tuple(map(Reason.from_dict, row["reasons"])),
         )
 
 
 @dataclass(frozen=True)
 class Versions:
-    """What made a label: enough to make it again."""
+    """What made a label: enough to make it again.
+
+    label_model: its version; with the confidence below which labels were withheld, where that was found on gold.
+    """
 
     recipe: str
     primitives: Mapping[str, str] = field(default_factory=dict)
     label_model: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class LentVotes:
+    """``Lent`` of many items, as arrays of shape (n_items, n_lfs). neighbors: int32. nearest, votes: float32."""
+
+    neighbors: npt.NDArray[np.int32]
+    nearest: FloatArray
+    votes: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,12 +336,13 @@ class Labels(Sequence[Label]):
 
     ids: one a row. votes: the label matrix behind them.
     probs: float32, shape (n_items, n_classes); rows sum to 1, and are NaN for an item with an error.
-    label: int16, shape (n_items,); a class index, or ABSTAIN below the recipe's ``abstain_below``, where no LF voted,
-        and for an error.
+    label: int16, shape (n_items,); a class index, or ABSTAIN below the recipe's ``abstain_below``, where no LF voted
+        and the recipe has no ``default_class``, and for an error.
     runner_up: int16, shape (n_items,); the second most probable class.
     prior: float32, shape (n_items,); log-odds of top against runner-up before any vote.
     moved: float32, shape (n_items, n_lfs); what each LF added to these log-odds.
     errors: row → what is wrong with that item.
+    lent: what similar items lent; None where the label model looks at no other items.
     """
 
     ids: tuple[str, ...]
@@ -274,6 +354,7 @@ class Labels(Sequence[Label]):
     moved: FloatArray
     errors: Mapping[int, ItemError]
     versions: Versions
+    lent: LentVotes | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -292,32 +373,42 @@ class Labels(Sequence[Label]):
     def _row(self, i: int) -> Label:
         if i in self.errors:
             return Label(id=self.ids[i], status="error", error=self.errors[i])
-        names = self.votes.class_names
+        names, said = self.votes.class_names, self.votes.value_names
         probs = self.probs[i].tolist()
         top = int(np.argmax(self.probs[i]))
         chosen = int(self.label[i])
         reasons = tuple(
             Reason(
                 lf=lf,
-                vote=None if vote == ABSTAIN else names[vote],
+                vote=None if vote == ABSTAIN else said[vote],
                 score=None if np.isnan(score) else float(score),
                 moved=float(moved),
+                lent=None if self.lent is None else self._lent(i, j),
             )
-            for lf, vote, score, moved in zip(
-                self.votes.lf_names,
-                self.votes.classes[i].tolist(),
-                self.votes.scores[i],
-                self.moved[i],
-                strict=True,
+            for j, (lf, vote, score, moved) in enumerate(
+                zip(
+                    self.votes.lf_names,
+                    self.votes.classes[i].tolist(),
+                    self.votes.scores[i],
+                    self.moved[i],
+                    strict=True,
+                )
             )
         )
         return Label(
             id=self.ids[i],
             status="abstained" if chosen == ABSTAIN else "labeled",
             label=None if chosen == ABSTAIN else names[chosen],
-            confidence=probs[top],
+            confidence=probs[top if chosen == ABSTAIN else chosen],
             probs=dict(zip(names, probs, strict=True)),
             runner_up=names[int(self.runner_up[i])],
             prior=float(self.prior[i]),
             reasons=reasons,
         )
+
+    def _lent(self, i: int, j: int) -> Lent | None:
+        assert self.lent is not None
+        votes = float(self.lent.votes[i, j])
+        if not votes:
+            return None
+        return Lent(int(self.lent.neighbors[i, j]), float(self.lent.nearest[i, j]), votes)

@@ -101,13 +101,27 @@ class LabelForm(_Shape):
     )
 
 
+class LentOut(_Shape):
+    """What a labeling function said of similar items, as far as that counts for this one too.
+
+    neighbors: how many; nearest: the cosine of the nearest; votes: what they lent, as a share of a vote.
+    """
+
+    neighbors: int
+    nearest: float
+    votes: float
+
+
 class ReasonOut(_Shape):
     """What one labeling function said of an item, and how far that moved the log-odds of the label, in nats."""
 
     lf: str
-    vote: str | None
+    vote: str | None = Field(
+        description="A class, `not dress` or `dress or skirt` for a vote that names several; null for an abstention."
+    )
     score: float | None
     moved: float
+    lent: LentOut | None = None
 
 
 class ErrorOut(_Shape):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from manyeyes.documents import read_document
 from manyeyes.errors import InvalidExpression, InvalidRecipe, RecipeNotFound, UntrustedRecipe
 from manyeyes.lfs.prompt import PromptSpec
-from manyeyes.recipe import MAX_LFS, Recipe
+from manyeyes.recipe import MAX_LFS, MAX_SETS, Recipe
 from manyeyes.recipe_parts import DEFAULT_PRIMITIVES
 
 GARMENTS = """\
@@ -84,6 +84,19 @@ def test_round_trip(write: Any) -> None:
         ({"description": ""}, {"label_model": "auto"}),
         ({"class_balance": {"b": 0.25, "a": 0.75}}, {"class_balance": {"a": 0.75, "b": 0.25}}),
         ({"format": 1}, {}),
+        ({"label_model": {"name": "majority"}}, {"label_model": "majority"}),
+        ({"label_model": {}}, {}),
+        ({"label_model": {"embeddings": "toy", "name": "auto"}}, {"label_model": {"embeddings": "toy"}}),
+        ({"label_model": {"name": "one_coin", "abstentions": "auto"}}, {"label_model": "one_coin"}),
+        (
+            {"label_model": {"name": "one_coin", "prior_votes": 7, "max_iterations": 3}},
+            {"label_model": {"max_iterations": 3, "prior_votes": 7.0, "name": "one_coin"}},
+        ),
+        (
+            {"label_model": {"embeddings": "toy"}},
+            {"label_model": {"embeddings": "toy"}, "primitives": {"toy": {}}},
+        ),
+        ({"class_balance": None, "default_class": None}, {}),
     ],
 )
 def test_other_ways_to_write_the_same(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -101,6 +114,14 @@ def test_other_ways_to_write_the_same(one: dict[str, Any], other: dict[str, Any]
         (
             {"kind": "metadata", "when": "x<1", "vote": "a"},
             {"kind": "metadata", "when": "(x < 1)", "vote": "a"},
+        ),
+        (
+            {"kind": "metadata", "when": "x<1", "vote": "a"},
+            {"kind": "metadata", "when": "x < 1", "vote": {"not": "b"}},
+        ),
+        (
+            {"kind": "regex", "pattern": "x", "vote": "a"},
+            {"kind": "regex", "votes": {"a": ["x"]}},
         ),
         (
             {"kind": "metadata", "when": "x<1", "vote": "a"},
@@ -128,6 +149,52 @@ def test_other_ways_to_write_the_same_lf(one: dict[str, Any], other: dict[str, A
     assert (a, a.version, a.to_yaml()) == (b, b.version, b.to_yaml())
 
 
+@pytest.mark.parametrize("kind", ["keyword", "regex", "metadata", "detect", "rules"])
+def test_a_vote_may_name_several_classes(kind: str) -> None:
+    said = {
+        "keyword": {"kind": "keyword", "any": "x"},
+        "regex": {"kind": "regex", "pattern": "x"},
+        "metadata": {"kind": "metadata", "when": "x < 1"},
+        "detect": {"kind": "detect", "when": "count(dog) > 0"},
+    }
+
+    def recipe(vote: Any) -> Recipe:
+        lf = {"name": "l", **said.get(kind, {"kind": "metadata"})}
+        if kind == "rules":
+            lf["rules"] = [{"when": "x < 1", "vote": vote}, {"when": "y < 1", "vote": "a"}]
+        else:
+            lf["vote"] = vote
+        return Recipe.parse(recipe_with(lf, classes=["a", "b", "c"]))
+
+    one, other = recipe({"not": " c "}), recipe(["b", "a"])
+    assert (one, one.version) == (other, other.version)
+    assert Recipe.parse(one.to_yaml()) == Recipe.parse(one.to_json()) == one
+    assert "not: c" in one.to_yaml()
+    assert one.version != recipe("a").version
+    with pytest.raises(InvalidRecipe, match=r"vote: unknown class 'd'; classes: a, b, c"):
+        recipe(["a", "d"])
+    with pytest.raises(InvalidRecipe, match=r"vote: a vote for every class says nothing"):
+        recipe(["a", "b", "c"])
+
+
+def test_how_many_sets_of_classes_there_may_be_is_limited() -> None:
+    classes = [f"c{i}" for i in range(60)]
+    pairs = [[a, b] for a in classes for b in classes if a < b][: MAX_SETS + 1]
+    rules = [{"when": f"x == {i}", "vote": pair} for i, pair in enumerate(pairs)]
+    lfs = [{"name": f"l{i}", "kind": "metadata", "rules": rules[i::2]} for i in range(2)]
+    with pytest.raises(InvalidRecipe, match="different sets of classes, got 1001"):
+        Recipe.parse({"name": "r", "classes": classes, "lfs": lfs})
+    lfs[0]["rules"].pop()
+    Recipe.parse({"name": "r", "classes": classes, "lfs": lfs})
+
+
+def test_what_the_label_model_reads_is_a_primitive_of_the_recipe() -> None:
+    recipe = Recipe.parse(recipe_with(label_model={"embeddings": "clip.text", "name": "one_coin"}))
+    assert list(recipe.primitives) == ["clip"]
+    assert (recipe.label_model.name, recipe.label_model.embeddings) == ("one_coin", "clip.text")
+    assert recipe.label_model.hyperparameters == {}
+
+
 def test_what_matters_changes_the_version() -> None:
     x, y = ({"name": n, "kind": "keyword", "any": ["x"], "vote": "a"} for n in "xy")
     recipes = [
@@ -135,6 +202,15 @@ def test_what_matters_changes_the_version() -> None:
         recipe_with(name="other"),
         recipe_with(classes=["b", "a"]),
         recipe_with(abstain_below=0.5),
+        recipe_with(abstain_below={"precision": 0.5}),
+        recipe_with(abstain_below={"precision": 0.9}),
+        recipe_with(default_class="a"),
+        recipe_with(default_class="b"),
+        recipe_with(class_balance="estimated"),
+        recipe_with(label_model={"name": "one_coin"}),
+        recipe_with(label_model={"name": "one_coin", "max_iterations": 7}),
+        recipe_with(label_model={"embeddings": "toy"}),
+        recipe_with(label_model={"embeddings": "toy.text"}),
         recipe_with(label_model="majority"),
         recipe_with(primitives={"clip": "starter"}),
         recipe_with(class_balance={"a": 0.5, "b": 0.5}),
@@ -203,7 +279,7 @@ def test_a_recipe_can_be_made_of_objects() -> None:
             "abstain_below",
             "abstain_bellow",
             "line 3, abstain_bellow: unknown field 'abstain_bellow'; allowed: format, name, description, classes,"
-            " abstain_below, class_balance, primitives, lfs, label_model; did you mean 'abstain_below'?",
+            " abstain_below, default_class, class_balance, primitives, lfs, label_model; did you mean 'abstain_below'?",
         ),
         ("name: garments\n", "", "line 1, name: name is missing"),
         ("name: garments", "name: my garments", "line 1, name: got 'my garments'; allowed: a name of letters"),
@@ -276,6 +352,34 @@ def test_a_recipe_can_be_made_of_objects() -> None:
             "class_balance: {dress: 0.5, hat: 0.1, shoes: 0.1, t-shirt: 0.1}",
             "line 13, class_balance: class_balance must sum to 1, got 0.8",
         ),
+        ("label_model: auto", "class_balance: estimate", "line 13, class_balance: got 'estimate'; allowed: estimated"),
+        ("label_model: auto", "class_balance: 3", "line 13, class_balance: expected a mapping, such as {a: 1}, got 3"),
+        ("label_model: auto", "default_class: drss", "line 13, default_class: unknown class 'drss'; classes: dress, hat"),
+        ("label_model: auto", "default_class: drss", "did you mean 'dress'?"),
+        ("0.6", "{precision: 1}", "line 3, abstain_below.precision: expected less than 1, got 1 (a number)"),
+        ("0.6", "{}", "line 3, abstain_below.precision: precision is missing"),
+        ("0.6", "{precision: 0.9, recal: 1}", "line 3, abstain_below.recal: unknown field 'recal'; allowed: precision"),
+        ("auto", "3", "line 13, label_model: a label model is a name, or a mapping such as {name: auto"),
+        ("auto", "{name: atuo}", "line 13, label_model.name: unknown label model 'atuo'; allowed: auto"),
+        ("auto", "{name: [x]}", "line 13, label_model.name: expected a name, got ['x']"),
+        (
+            "auto", "{name: one_coin, prior_vote: 3}",
+            "line 13, label_model.prior_vote: label model 'one_coin' has no hyperparameter 'prior_vote'; allowed: name,"
+            " embeddings, ",
+        ),
+        ("auto", "{name: one_coin, prior_vote: 3}", "did you mean 'prior_votes'?"),
+        ("auto", "{name: one_coin, prior_votes: x}", "line 13, label_model.prior_votes: expected a valid number, got"),
+        ("auto", "{name: one_coin, prior_votes: .inf}", "label_model.prior_votes: expected a finite number"),
+        ("auto", "{name: one_coin, max_iterations: true}", "label_model.max_iterations: expected a valid integer"),
+        ("auto", "{class_balance: estimated}", "label_model.class_balance: class_balance is no hyperparameter"),
+        ("auto", "{embeddings: clp}", "line 13, label_model.embeddings: unknown primitive 'clp'; declare it"),
+        ("auto", "{embeddings: clip.txt}", "'clip' gives no 'clip.txt'; it gives clip, clip.text; did you mean"),
+        ("auto", "{embeddings: detector}", "label_model.embeddings: 'detector' gives no embedding of an item"),
+        ("auto", "{embeddings: image}", "label_model.embeddings: 'image' gives no embedding of an item"),
+        ("auto", "{embeddings: [clip]}", "label_model.embeddings: unknown primitive ['clip']"),
+        ("vote: dress", "vote: [dress, drss]", "line 9, lfs[1].vote: unknown class 'drss'; classes: dress"),
+        ("vote: dress", "vote: {no: dress}", "line 9, lfs[1].vote: a vote is a class, a list of classes, or {not:"),
+        ("vote: dress", "vote: 3", "line 9, lfs[1].vote: expected a text, got 3 (a number); put it between quotes"),
         ("label_model: auto", "format: 2", "line 13, format: got 2 (a number); allowed: 1"),
         ("  - {name: code", "  - x\n  - {name: code", "line 12, lfs[4]: an LF is a mapping"),
         (
@@ -419,6 +523,20 @@ def test_models_are_allowed_by_name_or_by_kind_and_name() -> None:
             recipe.check_untrusted(allowed)
 
 
+def test_a_label_model_from_outside_may_not_be_made_to_fit_for_ever() -> None:
+    def recipe(**hyperparameters: Any) -> Recipe:
+        return Recipe.parse(
+            recipe_with(label_model={"name": "one_coin", "embeddings": "toy", **hyperparameters})
+        )
+
+    recipe(max_iterations=1_000, prior_votes=3, abstentions=True).check_untrusted()
+    for wrong in ({"max_iterations": 1_001}, {"prior_votes": -1e9}):
+        with pytest.raises(
+            UntrustedRecipe, match=rf"label_model\.{next(iter(wrong))}: .* more than the 1,000"
+        ):
+            recipe(**wrong).check_untrusted()
+
+
 def test_a_path_in_any_field_of_a_primitive_is_refused() -> None:
     recipe = Recipe.parse(recipe_with(primitives={"clip": {"model": "ViT-B-32", "arch": "/root/x.pt"}}))
     with pytest.raises(UntrustedRecipe, match=r"primitives\.clip\.arch: a path"):
@@ -432,6 +550,14 @@ def test_the_schema_for_editors_takes_what_the_parser_takes() -> None:
     for right in (
         read_document(GARMENTS).value,
         Recipe.parse(GARMENTS).document(),
+        recipe_with(
+            {"name": "l", "kind": "keyword", "any": "x", "vote": {"not": ["a"]}},
+            {"name": "m", "kind": "metadata", "rules": [{"when": "x > 1", "vote": ["a"]}]},
+            label_model={"name": "one_coin", "embeddings": "toy", "prior_votes": 3},
+            abstain_below={"precision": 0.9},
+            class_balance="estimated",
+            default_class="a",
+        ),
         recipe_with(primitives={"toy": None}),
     ):
         validator.validate(right)
@@ -440,6 +566,9 @@ def test_the_schema_for_editors_takes_what_the_parser_takes() -> None:
         ("kind: prompt", "kind: promt"),
         ("auto", "atuo"),
         ("0.6", "'x'"),
+        ("0.6", "{precsion: 0.9}"),
+        ("vote: dress", "vote: {no: dress}"),
+        ("auto", "{name: atuo}"),
     ]:
         assert not validator.is_valid(read_document(GARMENTS.replace(was, becomes, 1)).value)
 
@@ -450,9 +579,11 @@ text = st.text(
 )
 CLASSES = ("no", "t-shirt", "Größe 1e3", "true")
 classes = st.sampled_from(CLASSES)
+some = st.lists(classes, min_size=1, max_size=3)
+votes = classes | some | some.map(lambda listed: {"not": listed})
 several = st.lists(text, min_size=1, max_size=3)
 lf_fields = st.one_of(
-    st.fixed_dictionaries({"kind": st.just("keyword"), "any": several | text, "vote": classes}),
+    st.fixed_dictionaries({"kind": st.just("keyword"), "any": several | text, "vote": votes}),
     st.fixed_dictionaries(
         {"kind": st.just("keyword"), "votes": st.dictionaries(classes, several, min_size=1)},
         optional={
@@ -478,7 +609,7 @@ lf_fields = st.one_of(
         {
             "kind": st.just("metadata"),
             "when": st.sampled_from(["price<1 and not(brand=='no')", r"matches(text, '\d')", "width > 3"]),
-            "vote": classes,
+            "vote": votes,
         }
     ),
 )
@@ -492,10 +623,19 @@ recipes = st.fixed_dictionaries(
     },
     optional={
         "description": text,
-        "abstain_below": st.floats(0, 1),
-        "class_balance": st.just(dict.fromkeys(CLASSES, 0.25)),
+        "abstain_below": st.floats(0, 1) | st.fixed_dictionaries({"precision": st.floats(0.1, 0.99)}),
+        "class_balance": st.just(dict.fromkeys(CLASSES, 0.25)) | st.just("estimated"),
+        "default_class": classes,
         "primitives": st.just({"toy": {}, "clip": "starter"}),
-        "label_model": st.sampled_from(["majority", "auto"]),
+        "label_model": st.sampled_from(["majority", "auto"])
+        | st.fixed_dictionaries(
+            {"name": st.just("one_coin")},
+            optional={
+                "embeddings": st.sampled_from(["toy", "text"]),
+                "prior_votes": st.floats(0, 50),
+                "abstentions": st.booleans(),
+            },
+        ),
     },
 )
 

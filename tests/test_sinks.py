@@ -23,7 +23,7 @@ from manyeyes.sinks import (
     write_labels,
     write_text,
 )
-from manyeyes.types import Label, Labels, Reason, Versions, Votes
+from manyeyes.types import Label, Labels, Lent, Reason, Versions, Votes
 
 VERSIONS = Versions("0123456789abcdef", {"clip": "starter:12", "image": "facts-1"}, "majority:ab")
 CLASSES = ("cat", 'a "dog", or two', "λ\nline")
@@ -68,6 +68,7 @@ def tables(draw: st.DrawFn) -> tuple[tuple[str, ...], list[Label], Versions]:
         vote=st.none() | st.sampled_from(classes),
         score=st.none() | numbers,
         moved=numbers,
+        lent=st.none() | st.builds(Lent, neighbors=st.integers(0, 99), nearest=numbers, votes=numbers),
     )
     rows = []
     for _ in range(draw(st.integers(0, 5))):
@@ -148,6 +149,7 @@ def test_parquet_has_the_columns_that_are_promised(tmp_path: Path) -> None:
         "vote": "cat",
         "score": 0.7,
         "moved": 2.3,
+        "lent": None,
     }
     assert json.loads(table.schema.metadata[b"manyeyes"]) == {
         "classes": list(CLASSES),

@@ -13,13 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manyeyes.errors import InvalidVotes, ItemError, UndecodableImage, by_code
-from manyeyes.types import ABSTAIN, Item, Label, Labels, Reason, Versions, Votes, vote_dtype
+from manyeyes.types import ABSTAIN, Item, Label, Labels, Lent, Reason, Versions, Votes, vote_dtype
 
 names = st.text(min_size=1, max_size=12)
 finite = st.floats(-1e6, 1e6, allow_nan=False, width=32)
 probability = st.floats(0, 1, allow_nan=False, width=32)
 reasons = st.builds(
-    Reason, lf=names, vote=st.none() | names, score=st.none() | probability, moved=finite
+    Reason,
+    lf=names,
+    vote=st.none() | names,
+    score=st.none() | probability,
+    moved=finite,
+    lent=st.none() | st.builds(Lent, neighbors=st.integers(1, 99), nearest=finite, votes=probability),
 )  # fmt: skip
 good_labels = st.builds(
     Label,
@@ -151,6 +156,15 @@ def test_a_hard_vote_out_of_range_does_not_wrap_around(wrong: int) -> None:
 @given(good_labels)
 def test_a_label_survives_json(label: Label) -> None:
     assert Label.from_dict(json.loads(json.dumps(label.to_dict()))) == label
+
+
+def test_a_label_says_what_it_was_given_for_want_of_a_vote() -> None:
+    given = Label("a", "labeled", "hat", 0.2, reasons=(Reason("lf", None, None, 0.0),))
+    assert given.by_default
+    voted, lent = Reason("lf", "hat", None, 0.0), Reason("lf", None, None, 0.5, Lent(3, 0.83, 0.6))
+    assert not any(dataclasses.replace(given, reasons=(reason,)).by_default for reason in (voted, lent))
+    assert not Label("a", "abstained", reasons=given.reasons).by_default
+    assert str(lent.lent) == "3 neighbours, nearest cosine 0.83, lent 0.6 of a vote"
 
 
 @pytest.mark.parametrize("code", item_error_codes)

@@ -16,6 +16,7 @@ from rich.text import Text
 from manyeyes.commands import screen
 from manyeyes.commands.label import Stream, read_gold
 from manyeyes.errors import InvalidRecipe, InvalidRequest, ItemError
+from manyeyes.fitting import Collected
 from manyeyes.labeler import Labeler, gold_indices
 from manyeyes.lfs.analysis import VotesSummary, summarize
 from manyeyes.lfs.analysis_blocks import posterior
@@ -50,11 +51,21 @@ class Voted:
     """The votes of one recipe on the items, and the label model that was fitted on them."""
 
     labeler: Labeler
-    votes: Votes
-    errors: Mapping[int, ItemError]
-    ids: tuple[str, ...]
+    collected: Collected
     gold: Mapping[str, str] | None
     n_unread: int
+
+    @property
+    def votes(self) -> Votes:
+        return self.collected.votes
+
+    @property
+    def errors(self) -> Mapping[int, ItemError]:
+        return self.collected.errors
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return self.collected.ids
 
     @property
     def label_model(self) -> LabelModel:
@@ -178,7 +189,7 @@ def compare_recipes(here: Voted, there: Voted) -> WhatIf:
     errors = sorted({*here.errors, *there.errors})
     sets = tuple(dict.fromkeys([*here.votes.sets, *there.votes.sets]))
     old, new = with_sets(here.votes, sets), with_sets(there.votes, sets)
-    preview = Preview(old, here.label_model, errors=errors, abstain_below=here.labeler.recipe.abstain_below)
+    preview = Preview(old, here.label_model, errors=errors, abstain_below=here.labeler.least_confidence)
     versions = [{lf.name: lf.version for lf in voted.labeler.lfs} for voted in (here, there)]
     changes = []
     for name in dict.fromkeys([*old.lf_names, *new.lf_names]):
@@ -193,7 +204,7 @@ def compare_recipes(here: Voted, there: Voted) -> WhatIf:
             column.classes, old.classes[:, old.lf_names.index(name)]
         ):
             changes.append(preview.edit(name, column))
-    labels = [voted.labeler.fuse(voted.votes, voted.errors, voted.ids) for voted in (here, there)]
+    labels = [voted.labeler.fuse(voted.collected) for voted in (here, there)]
     flips, examples = _flips(*labels, errors=errors)
     return WhatIf(
         changes=tuple(changes),
@@ -206,14 +217,15 @@ def compare_recipes(here: Voted, there: Voted) -> WhatIf:
 
 def _vote(recipe: Recipe, options: Options, gold: Mapping[str, str] | None) -> Voted:
     labeler = Labeler(recipe)
+    labeler.require_gold(gold)
     stream = Stream(reads=islice(read_items(options.paths, skipped=Counter()), options.limit))
     with screen.progress(f"voting ({recipe.name})", total=None) as done:
-        votes, errors, ids = labeler.votes(stream.sound(), progress=done)
+        collected = labeler.collect(stream.sound(), progress=done)
     broken = {unread.id for unread in stream.broken}
     known = None if gold is None else {key: name for key, name in gold.items() if key not in broken}
-    if len(errors) < len(ids):
-        labeler.fit_votes(votes, errors, ids, gold=known)
-    return Voted(labeler, votes, errors, ids, known, len(stream.broken))
+    if len(collected.errors) < len(collected.ids):
+        labeler.fit_collected(collected, gold=known)
+    return Voted(labeler, collected, known, len(stream.broken))
 
 
 def _is_calibrated(model: LabelModel) -> bool:

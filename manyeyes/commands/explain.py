@@ -27,6 +27,8 @@ def run(item_id: str, *, labels: Path | None) -> int:
         console.print()
         heads = ("function", "vote", "score", "moved")
         console.print(screen.table("", heads, reason_rows(label), words=("vote",)))
+        for line in lent_lines(label):
+            console.print(Text(line, style="dim"), soft_wrap=True)
         console.print()
         console.print(screen.table("", ("class", "probability"), [(n, f"{p:.4f}") for n, p in ranked(label)]))
     console.print()
@@ -50,6 +52,11 @@ def headline(label: Label) -> list[str]:
             f"{label.id} has no label: the likeliest class is {top} at {sure}, but no function voted or"
             " that is too unsure for the recipe."
         ]
+    if label.by_default:
+        return [
+            f"{label.id} is {label.label}, the recipe's default class, because no function voted; before any vote it is"
+            f" {label.label} at {sure}."
+        ]
     return [f"{label.id} is {label.label} at {sure}; runner-up: {label.runner_up}."]
 
 
@@ -68,6 +75,11 @@ def reason_rows(label: Label) -> list[tuple[str, str, str, str]]:
         check = math.log(odds[0] / odds[1]) if min(odds) > 0 else math.inf
         rows.append(("from probabilities", f"log({odds[0]:.4f} / {odds[1]:.4f})", "", f"{check:+.4f}"))
     return rows
+
+
+def lent_lines(label: Label) -> list[str]:
+    """Return what similar items lent to this one, one line a labeling function."""
+    return [f"{reason.lf}: {reason.lent}" for reason in label.reasons if reason.lent is not None]
 
 
 def ranked(label: Label) -> list[tuple[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from manyeyes.sources import Broken, Read, read_items
 from manyeyes.types import Item, Label, Labels
 
 if TYPE_CHECKING:
+    from manyeyes.fitting import Threshold
     from manyeyes.labeler import Labeler
     from manyeyes.recipe import Recipe
 
@@ -108,6 +110,7 @@ def run(options: Options) -> int:
     )
     gold = None if options.gold is None else read_gold(options.gold)
     labeler = _labeler(recipe, options)
+    labeler.require_gold(gold)
     _name_starters(recipe, labeler)
 
     skipped: Counter[str] = Counter()
@@ -116,11 +119,11 @@ def run(options: Options) -> int:
     known = sum(isinstance(read, Item) for read in listed) if len(listed) < _LISTED else None
     stream = Stream(reads=_chain(listed, reads))
     with screen.progress("labeling", total=known) as done:
-        votes, errors, ids = labeler.votes(stream.sound(), progress=done)
+        collected = labeler.collect(stream.sound(), progress=done)
     gold = None if gold is None else _known_gold(gold, stream)
-    if options.save_label_model is not None and labeler.label_model is None:
-        labeler.fit_votes(votes, errors, ids, gold=gold)
-    stream.labels = labeler.fuse(votes, errors, ids, gold=gold)
+    if labeler.label_model is None:
+        labeler.fit_collected(collected, gold=gold)
+    stream.labels = labeler.fuse(collected)
     if options.save_label_model is not None:
         labeler.save_label_model(options.save_label_model)
 
@@ -129,6 +132,7 @@ def run(options: Options) -> int:
         remember(options.out)
     except InvalidRequest as error:  # The labels are written; only explain will want --labels.
         screen.say(f"Not remembered for manyeyes explain: {error}")
+    notes = threshold_notes(labeler.threshold)
     heads, rows = lf_table(stream.labels, gold)
     if options.report is not None:
         write_report(
@@ -141,11 +145,11 @@ def run(options: Options) -> int:
                 versions=stream.labels.versions,
                 lf_heads=heads,
                 lfs=rows,
-                notes=_notes(skipped),
+                notes=[*_notes(skipped), *notes],
             ),
             items=stream.items,
         )
-    return _tell(stream, options=options, heads=heads, rows=rows, recipe=recipe, skipped=skipped)
+    return _tell(stream, options=options, heads=heads, rows=rows, recipe=recipe, skipped=skipped, notes=notes)
 
 
 def read_gold(path: Path) -> dict[str, str]:
@@ -189,6 +193,24 @@ def lf_table(labels: Labels, gold: Mapping[str, str] | None) -> tuple[tuple[str,
         return heads, rows
     right = ["–" if lf.accuracy is None else f"{lf.accuracy:.1%}" for lf in summary.lfs]
     return (*heads, "right"), [(*row, cell) for row, cell in zip(rows, [*right, ""], strict=True)]
+
+
+def threshold_notes(threshold: Threshold | None) -> list[str]:
+    """Return in words what the known labels said of the confidence that a precision takes; nothing without one."""
+    if threshold is None:
+        return []
+    known = f"{threshold.n_gold:,} known {'label' if threshold.n_gold == 1 else 'labels'}"
+    held_out = f"held out, {threshold.held_out_accuracy:.1%} of them are labeled right"
+    if math.isinf(threshold.value):
+        return [
+            f"No confidence gives a precision of {threshold.precision:.1%} on {known} ({held_out}), so every label is"
+            " withheld; give more gold, or ask for less."
+        ]
+    sure = "is guaranteed in nine of ten draws of gold" if threshold.guaranteed else "is the best estimate"
+    return [
+        f"Labels below a confidence of {threshold.value:.3f} are withheld, so that {threshold.precision:.1%} of the"
+        f" others are right: this {sure}, found on {known} ({held_out})."
+    ]
 
 
 def _shares(*shares: float) -> tuple[str, ...]:
@@ -247,13 +269,16 @@ def _tell(
     rows: Sequence[Sequence[str]],
     recipe: Recipe,
     skipped: Counter[str],
+    notes: Sequence[str],
 ) -> int:
     console = screen.out()
     counts: Counter[str] = Counter()
     statuses: Counter[str] = Counter()
+    by_default = 0
     errors: list[tuple[str, str, str]] = []
     for label in stream:
         statuses[label.status] += 1
+        by_default += label.by_default
         if label.label is not None:
             counts[label.label] += 1
         if label.error is not None and len(errors) < _ERRORS_SHOWN:
@@ -276,8 +301,11 @@ def _tell(
             screen.table(title, ("item", "code", "what is wrong"), errors, words=("code", "what is wrong"))
         )
         console.print()
-    for note in _notes(skipped):
+    for note in [*_notes(skipped), *notes]:
         screen.say(note)
+    if by_default:
+        items = "1 item got" if by_default == 1 else f"{by_default:,} items got"
+        screen.say(f"{items} the default class {recipe.default_class}, because no function voted.")
     if not len(stream):
         screen.say("There was nothing to label: no image, text or table row under the paths that were given.")
     _say_written(options, n_rows=len(stream), statuses=statuses)

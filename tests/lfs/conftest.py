@@ -11,7 +11,7 @@ import pytest
 from manyeyes.lfs.base import LabelingFunction
 from manyeyes.primitives.base import Features, FeatureSet
 from manyeyes.registry import load
-from manyeyes.types import Item
+from manyeyes.types import Item, set_name
 
 BOX = np.dtype([("box", "<f4", (4,)), ("fraction", "<f4", (4,)), ("label", "<i2"), ("score", "<f4")])
 LABELS = ("person", "dog", "traffic light", "hat")
@@ -87,8 +87,9 @@ def make_lf(classes: Sequence[str] = CLASSES, **fields: Any) -> LabelingFunction
 
 
 def votes_of(lf: LabelingFunction, features: FeatureSet) -> list[str | None]:
-    """What an LF votes, as class names."""
-    return [None if vote < 0 else lf.classes[vote] for vote in lf.vote(features).classes.tolist()]
+    """What an LF votes, as class names, and as they read for a set of classes."""
+    names = [*lf.classes, *(set_name(lf.classes, members) for members in lf.sets)]
+    return [None if vote < 0 else names[vote] for vote in lf.vote(features).classes.tolist()]
 
 
 def with_metadata(*metadata: Mapping[str, Any]) -> FeatureSet:

@@ -35,6 +35,35 @@ def test_votes_come_in_the_order_of_the_recipe_and_name_what_they_share(tools: A
     assert errors == {}  # what the features hold is not said twice
 
 
+def test_sets_of_classes_have_one_table_however_each_lf_numbers_its_own(tools: Any) -> None:
+    lfs = [
+        tools.make_lf(kind="keyword", name="one", any="hat", vote="hat"),
+        tools.make_lf(kind="keyword", name="two", any="hat", vote={"not": "hat"}),
+        tools.make_lf(
+            kind="metadata",
+            name="three",
+            rules=[
+                {"when": "text == 'hat'", "vote": ["dress", "hat"]},
+                {"when": "text == 'cap'", "vote": ["dress", "t-shirt"]},
+            ],
+        ),
+    ]
+    votes, _ = collect_votes(lfs, tools.with_texts("hat", "cap", "x"), tools.CLASSES)
+    assert lfs[2].sets == ((0, 1), (0, 2))
+    assert votes.sets == ((0, 2), (0, 1))  # each once, in the order in which LFs name them first
+    assert votes.classes.tolist() == [[1, 3, 4], [-1, -1, 3], [-1, -1, -1]]
+    assert votes.value_names[3:] == ("not hat", "not t-shirt")
+    nothing, _ = collect_votes(lfs, tools.with_texts(), tools.CLASSES)
+    assert nothing.sets == votes.sets  # known before the first vote
+
+
+def test_sets_of_classes_can_need_a_wider_vote(tools: Any) -> None:
+    classes = [f"c{i}" for i in range(127)]
+    lf = tools.make_lf(classes, kind="keyword", any=["hat"], vote={"not": "c0"})
+    votes, _ = collect_votes([lf], tools.with_texts("hat"), classes)
+    assert (votes.classes.dtype, votes.classes[0, 0], len(votes.sets[0])) == (np.int16, 127, 126)
+
+
 def test_many_classes_need_a_wider_vote(tools: Any) -> None:
     classes = [f"c{i}" for i in range(200)]
     lf = tools.make_lf(classes, kind="keyword", any=["hat"], vote="c199")

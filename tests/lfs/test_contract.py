@@ -30,19 +30,32 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
                 {"when": "score(hat) > 0.5", "vote": "dress"},
             ]
         },
+        {
+            "rules": [
+                {"when": "near(person, dog)", "vote": {"not": "hat"}},
+                {"when": "score(hat) > 0.5", "vote": ["hat", "dress"]},
+            ]
+        },
     ],
     "keyword": [
         {"any": ["hat", "cap"], "vote": "hat"},
+        {"any": ["hat", "cap"], "vote": {"not": ["dress"]}},
         {"votes": {"hat": ["hat"], "dress": ["gown"]}, "on": "metadata.title"},
     ],
-    "regex": [{"pattern": "h.t", "vote": "hat"}, {"votes": {"hat": "h.t", "dress": "g.wn"}}],
+    "regex": [
+        {"pattern": "h.t", "vote": "hat"},
+        {"pattern": "h.t", "vote": ["hat", "dress"]},
+        {"votes": {"hat": "h.t", "dress": "g.wn"}},
+    ],
     "metadata": [
         {"when": "price < 10", "vote": "hat"},
+        {"when": "price < 10", "vote": {"not": "hat"}},
         {"when": "width > 300 or title == 'gown'", "vote": "dress"},
     ],
     "python": [
         {"function": "builtins:min", "reads": ["facts"]},
         {"function": "operator:attrgetter"},
+        {"function": "operator:attrgetter", "sets": [{"not": "hat"}]},
     ],
 }
 
@@ -110,7 +123,7 @@ def test_votes_are_a_column(tools: Any, features: FeatureSet, kind: str, fields:
     assert (column.classes.dtype, column.scores.dtype) == (np.int8, np.float32)
     voted = column.classes != ABSTAIN
     assert 0 < voted.sum() < N_ITEMS
-    assert column.classes.min() == ABSTAIN and column.classes.max() < len(tools.CLASSES)
+    assert column.classes.min() == ABSTAIN and column.classes.max() < len(tools.CLASSES) + len(lf.sets)
     assert np.isnan(column.scores[~voted]).all()
     scores = column.scores[voted]
     assert ((scores >= 0) & (scores <= 1) | np.isnan(scores)).all()

@@ -24,6 +24,12 @@ def by_title(item):
         "unknown": "hatt",
         "beyond": ("hat", 1.5),
         "crash": lambda: 1 / 0,
+        "either": ["hat", "dress"],
+        "not that": ({"not": "hat"}, 0.5),
+        "one": ["hat"],
+        "another set": ["hat", "t-shirt"],
+        "all": ["hat", "t-shirt", "dress"],
+        "none of": {"not": ["hat", "huts"]},
     }[item.text]
 
 
@@ -67,6 +73,19 @@ def test_what_a_function_may_return(tools: Any, rules: str) -> None:
     assert column.scores[1] == np.float32(0.75)
     assert np.isnan(column.scores[[0, 2]]).all()
     assert not column.errors
+
+
+def test_it_may_return_the_sets_of_classes_that_the_recipe_names(tools: Any, rules: str) -> None:
+    lf = prepared(tools, function=f"{rules}:by_title", sets=[["dress", "hat"], {"not": "hat"}, "hat"])
+    assert lf.sets == ((0, 1), (0, 2))
+    features = tools.with_texts("either", "not that", "one", "hat")
+    assert tools.votes_of(lf, features) == ["not t-shirt", "not hat", "hat", "hat"]
+    assert lf.vote(features).scores[1] == np.float32(0.5)
+    wrong = lf.vote(tools.with_texts("another set", "all", "none of"))
+    assert wrong.classes.tolist() == [-1, -1, -1]
+    assert "not t-shirt and not hat; add {'not': 'dress'} to the LF's sets" in str(wrong.errors[0])
+    assert "says nothing" in str(wrong.errors[1])
+    assert "unknown class 'huts'" in str(wrong.errors[2])
 
 
 def test_what_it_raises_is_an_error_of_that_item_and_no_abstention(tools: Any, rules: str) -> None:
