@@ -152,6 +152,119 @@ def test_gold_helps_to_fit_and_says_how_often_a_function_is_right(
     assert re.search(r"looks .* 66\.7%", result.stdout)
 
 
+WORDS = """
+name: words
+classes: [red, green, blue]
+abstain_below: {precision: 0.8}
+default_class: green
+lfs:
+  - {name: says, kind: keyword, votes: {red: [crimson, ruby], blue: [navy]}}
+  - {name: cold, kind: keyword, any: [ice], vote: {not: red}}
+  - {name: loud, kind: regex, pattern: "!", vote: [red, green]}
+"""
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Sixty texts whose class is known, and one of which nothing is said."""
+    rows = [("red", "a crimson wall!"), ("blue", "navy and ice"), ("blue", "a navy wall")] * 20
+    lines = [f"{i},{text}" for i, (_, text) in enumerate(rows)]
+    (tmp_path / "texts.csv").write_text("\n".join(["id,text", *lines, "silent,nothing", "cold,ice"]) + "\n")
+    gold = [f"{i},{name}" for i, (name, _) in enumerate(rows)]
+    (tmp_path / "gold.csv").write_text("\n".join(["id,label", *gold]) + "\n")
+    (tmp_path / "words.yaml").write_text(WORDS)
+    return tmp_path / "texts.csv"
+
+
+def test_a_precision_takes_gold_and_is_kept_with_the_label_model(table: Path, tmp_path: Path) -> None:
+    recipe, gold, out, model = (tmp_path / name for name in ("words.yaml", "gold.csv", "l.parquet", "model"))
+    refused = call("label", table, "-r", recipe, "-o", out, code=2)
+    assert "precision: 0.8" in refused.stderr and "--gold gold.csv" in refused.stderr
+    assert not out.exists()
+    report = tmp_path / "r.html"
+    result = call(
+        "label",
+        table,
+        "-r",
+        recipe,
+        "-o",
+        out,
+        "--gold",
+        gold,
+        "--save-label-model",
+        model,
+        "--report",
+        report,
+    )
+    said = " ".join(result.stderr.split())
+    assert re.search(
+        r"Labels below a confidence of 0\.\d+ are withheld, so that 80\.0% of the others are right", said
+    )
+    assert "found on 60 known labels (held out, 100.0% of them are labeled right)" in said
+    assert "1 item got the default class green, because no function voted." in said
+    assert "are withheld, so that 80.0%" in report.read_text()
+    rows = {label.id: label for label in read_labels(out)}
+    assert [rows[key].label for key in ("0", "1", "2", "silent")] == ["red", "blue", "blue", "green"]
+    again = tmp_path / "again.parquet"
+    call("label", table, "-r", recipe, "-o", again, "--label-model", model)
+    assert [label.to_dict() for label in read_labels(again)] == [label.to_dict() for label in rows.values()]
+    assert read_versions(again) == read_versions(out)
+
+
+def test_gold_that_supports_no_precision_withholds_every_label(table: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few.csv"
+    few.write_text("id,label\n0,blue\n1,red\n2,red\n3,blue\n")
+    out = tmp_path / "l.csv"
+    result = call("label", table, "-r", tmp_path / "words.yaml", "-o", out, "--gold", few)
+    assert "No confidence gives a precision of 80.0% on 4 known labels" in " ".join(result.stderr.split())
+    assert [label.id for label in read_labels(out) if label.status == "labeled"] == ["silent"]
+
+
+def test_votes_for_several_classes_and_default_classes_are_told_in_words(table: Path, tmp_path: Path) -> None:
+    recipe, gold, report = tmp_path / "words.yaml", tmp_path / "gold.csv", tmp_path / "r.html"
+    out = tmp_path / "l.jsonl"
+    result = call("label", table, "-r", recipe, "-o", out, "--gold", gold, "--report", report)
+    assert re.search(r"cold +not red +\d", result.stdout) and re.search(r"loud +not blue +\d", result.stdout)
+    told = call("explain", "cold").stdout
+    assert re.search(r"cold +not red +[+-]", told)
+    told = call("explain", "silent").stdout
+    assert (
+        "silent is green, the recipe's default class, because no function voted; before any vote it is"
+        in told
+    )
+    page = report.read_text()
+    assert "no function voted: this is the recipe's default class" in page
+    assert '<td class="vote">not red</td>' in page
+    shown = json.loads(call("analyze", table, "-r", recipe, "--gold", gold, "--json").stdout)
+    polarity = {lf["name"]: lf["polarity"] for lf in shown["lfs"]}
+    assert polarity == {"says": ["red", "blue"], "cold": ["not red"], "loud": ["not blue"]}
+    right = {lf["name"]: (lf["correct"], lf["incorrect"]) for lf in shown["lfs"]}
+    assert right == {"says": (60, 0), "cold": (20, 0), "loud": (20, 0)}
+    assert "--gold" in call("analyze", table, "-r", recipe, code=2).stderr
+
+
+def test_explain_tells_what_neighbours_lent(tmp_path: Path, folder: Path) -> None:
+    recipe = tmp_path / "lend.yaml"
+    recipe.write_text(
+        RECIPE + "label_model: {name: embedding_aware, base: majority, embeddings: toy, n_neighbors: 3}\n"
+    )
+    for i in range(9, 60):
+        colour = ("red", "green", "blue")[i % 3]
+        Image.new("RGB", (16 + i, 16), colour).save(folder / colour / f"{i}.png")
+    (folder / "brown.png").write_bytes((folder / "red" / "0.png").read_bytes())
+    report = tmp_path / "r.html"
+    call("label", folder, "--recipe", recipe, "--out", tmp_path / "l.parquet", "--report", report)
+    label, _ = find_label(tmp_path / "l.parquet", "brown.png")
+    looks = label.reasons[0]
+    assert looks.lent is not None and looks.lent.neighbors == 3
+    told = call("explain", "brown.png").stdout
+    assert (
+        f"looks: 3 neighbours, nearest cosine {looks.lent.nearest:.2f}, lent {looks.lent.votes:.1f} of a vote"
+        in told
+    )
+    assert f"<small>{looks.lent}</small>" in report.read_text()
+
+
 def test_a_saved_label_model_labels_one_item_as_it_labeled_all(
     tmp_path: Path, folder: Path, recipe: Path
 ) -> None:

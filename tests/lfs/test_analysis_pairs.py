@@ -9,7 +9,7 @@ import pytest
 
 from manyeyes.errors import InvalidRequest
 from manyeyes.lfs.analysis_pairs import Pair, PairsSummary, compare_pairs
-from manyeyes.models.one_coin import OneCoin
+from manyeyes.models.pooled import OneCoin
 from manyeyes.types import ABSTAIN, Votes, no_scores
 
 Array = np.ndarray[Any, Any]

@@ -20,7 +20,7 @@ from manyeyes.lfs.analysis_change import EXAMPLES, Change
 from manyeyes.lfs.analysis_preview import Preview
 from manyeyes.lfs.base import VoteColumn
 from manyeyes.models.majority import MajorityVote
-from manyeyes.models.one_coin import OneCoin
+from manyeyes.models.pooled import OneCoin
 from manyeyes.types import ABSTAIN, Votes, no_scores
 
 Array = np.ndarray[Any, Any]

@@ -6,6 +6,7 @@ import base64
 import gzip
 import io
 import json
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -99,6 +100,62 @@ def test_stored_or_brought_along_in_any_form_a_recipe_labels_alike(
         )
     ]
     assert all(rows == told[0] for rows in told)
+
+
+PARTIAL = {
+    "name": "partial",
+    "classes": ["red", "green", "blue"],
+    "default_class": "blue",
+    "label_model": {
+        "name": "embedding_aware",
+        "embeddings": "toy.text",
+        "base": "majority",
+        "n_neighbors": 2,
+    },
+    "lfs": [
+        {"name": "says", "kind": "keyword", "any": ["crimson", "red"], "vote": "red"},
+        {"name": "cold", "kind": "keyword", "any": "ice", "vote": {"not": "red"}},
+        {"name": "leaf", "kind": "regex", "pattern": "lea(f|ves)", "vote": ["blue", "green"]},
+    ],
+}
+
+
+def test_votes_for_several_classes_and_lent_ones_travel(client: Client, url: str) -> None:
+    items = [Item(f"{i}", text=("a red wall", "red ice", "green leaves")[i % 3]) for i in range(60)]
+    items += [Item("red thing", text="another red car, no crimson"), Item("silent", text="nothing")]
+    answered = client.label(items, recipe=PARTIAL)
+    recipe = Recipe.parse(PARTIAL)
+    labels = Labeler(recipe).label(items)
+    assert _rows(answered) == _rows(labels)
+    assert {reason.vote for label in answered for reason in label.reasons} == {None, "red", "not red"}
+    assert any(reason.lent is not None for label in answered for reason in label.reasons)
+    body = {"recipe": PARTIAL, "items": [{"id": item.id, "text": item.text} for item in items]}
+    LabelAnswer.model_validate(_post(url, json=body).json())
+
+
+def test_a_precision_takes_a_label_model_that_was_fitted_with_gold(
+    url: str, recipes_dir: Path, make_items: MakeItems
+) -> None:
+    sure = WORDS | {"abstain_below": {"precision": 0.5}}
+    answer = _post(url, json={"recipe": sure, "items": [{"text": "crimson"}]})
+    assert (answer.status_code, _told(answer)["code"]) == (422, "invalid_request")
+    assert "give gold labels" in _told(answer)["detail"]
+    text = (recipes_dir / "paint.yaml").read_text().replace("name: paint", "name: sure")
+    recipe = Recipe.parse(text + "abstain_below: {precision: 0.5}\n")
+    (recipes_dir / "sure.yaml").write_text(recipe.to_yaml())
+    folder = recipes_dir / "sure.label_model"
+    items = make_items(60)
+    gold = {item.id: ("red", "green", "blue")[i % 3] for i, item in enumerate(items)}
+    labeler = Labeler(recipe).fit(items, gold=gold)
+    labeler.save_label_model(folder)
+    try:
+        with Client(url, max_retries=0) as client:
+            answered = client.label(items[:9], recipe="sure")
+            assert _rows(answered) == _rows(labeler.label(items[:9]))
+            assert answered.versions.label_model.endswith(f"@{labeler.least_confidence:.9g}")
+    finally:
+        (recipes_dir / "sure.yaml").unlink()
+        shutil.rmtree(folder)
 
 
 def test_a_fitted_label_model_beside_a_recipe_is_used(
@@ -344,6 +401,7 @@ def test_the_sdk_raises_what_the_service_refused_with(client: Client) -> None:
             "lfs": [{"name": "a", "kind": "detect", "when": "count(cat) > 0", "vote": "red"}],
         },
         {"primitives": {"detector": "https://example.org/yolo.pt"}},
+        {"label_model": {"name": "one_coin", "max_iterations": 10**9}},
     ],
 )
 def test_what_only_the_operator_may_ask_for_is_refused(url: str, change: dict[str, Any]) -> None:
