@@ -41,6 +41,7 @@ BUILT_IN: dict[Group, dict[str, str]] = {
         "score_aware": "manyeyes.models.pooled:ScoreAware",
         "dependency_aware": "manyeyes.models.pooled:DependencyAware",
         "triplet": "manyeyes.models.triplet:Triplet",
+        "embedding_aware": "manyeyes.models.neighbors:EmbeddingAware",
     },
 }
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from manyeyes.models.base import Gold, LabelModel, Neighbors
-from manyeyes.models.calibration import Calibrator, log_loss
-from manyeyes.models.conformal import out_of_fold
+from manyeyes.models.calibration import Calibrator
+from manyeyes.models.conformal import clone, out_of_fold
 from manyeyes.models.dependence import prior_dependence
 from manyeyes.models.evidence import Float, softmax
 from manyeyes.models.majority import MajorityVote
@@ -29,6 +29,8 @@ MIN_GOLD = 20
 
 _FEW_PRIOR_VOTES = 20.0
 """For LFs whose confusions differ more between classes than the usual prior lets them."""
+_LEAST_GOLD_ERRORS = 1.5
+"""Standard errors by which another model must do better on known labels than the one that the votes favour."""
 MIN_NEIGHBORHOOD = 1_000
 """Items with votes and embeddings from which the nearest are near enough to lend votes to each other."""
 
@@ -44,9 +46,10 @@ _IN_WORDS = {
 class Auto(LabelModel):
     """Fits several label models, keeps the one that the evidence favours, and says which and why in ``why_``.
 
-    With ``MIN_GOLD`` known labels or more, candidates are judged by cross-validated log-loss on these, and the winner's
-    probabilities are calibrated on them. Without, by how well each foretells votes that it did not see
-    (``manyeyes.models.selection``); the dependency-aware model stays unless another is clearly better. Where nothing can
+    Candidates are judged by how well each foretells votes that it did not see (``manyeyes.models.selection``); the
+    dependency-aware model stays unless another is clearly better. With ``MIN_GOLD`` known labels or more, the model so
+    chosen stays unless another has clearly less cross-validated log-loss on these, and its probabilities are calibrated
+    on them. Where nothing can
     be learned — fewer than ``MIN_LFS`` different LFs, or too few items on which they meet — it is majority vote. With
     embeddings, votes are lent to neighbours (``EmbeddingAware``) where that helps by the same measure.
 
@@ -63,6 +66,9 @@ class Auto(LabelModel):
 
     choice_: LabelModel
     why_: str
+    held_out_: tuple[npt.NDArray[Any], FloatArray] | None
+    """The known labels of the last fit and the probabilities of these items, each from a fit without its label; what a
+    threshold is found on. Not saved."""
     temperature_: Float
     """Shape (1,): what log-odds are divided by; 1 without known labels."""
 
@@ -77,16 +83,26 @@ class Auto(LabelModel):
         shared: Sequence[Sequence[str]],
     ) -> None:
         self.temperature_ = np.ones(1)
+        self.held_out_ = None
         if gold is not None and int((gold != ABSTAIN).sum()) >= MIN_GOLD:
             self._choose_by_gold(votes, gold, embeddings, shared)
         else:
-            observed = observe(votes, gold)
-            if refusal := _refusal(observed, self.share_):
-                self.choice_ = MajorityVote(self.class_balance).fit(votes, gold, None, shared)
-                self.why_ = f"majority vote: {refusal}"
-            else:
-                self._choose_by_votes(votes, observed, embeddings, shared)
+            self._choose_without_gold(votes, embeddings, shared, gold)
         self.log_prior_ = self.choice_.log_prior_
+
+    def _choose_without_gold(
+        self,
+        votes: Votes,
+        embeddings: FloatArray | None,
+        shared: Sequence[Sequence[str]],
+        gold: Gold | None = None,
+    ) -> None:
+        observed = observe(votes, gold)
+        if refusal := _refusal(observed, self.share_):
+            self.choice_ = MajorityVote(self.class_balance).fit(votes, gold, None, shared)
+            self.why_ = f"majority vote: {refusal}"
+        else:
+            self._choose_by_votes(votes, observed, embeddings, shared)
 
     def _choose_by_votes(
         self,
@@ -158,27 +174,42 @@ class Auto(LabelModel):
         embeddings: FloatArray | None,
         shared: Sequence[Sequence[str]],
     ) -> None:
+        self._choose_without_gold(votes, embeddings, shared)
+        usual, usual_reason = self.choice_, self.why_
         balance = self.class_balance
-        candidates: list[LabelModel] = [MajorityVote(balance)]
-        if votes.n_lfs:
-            candidates += [DependencyAware(balance), ScoreAware(balance), OneCoin(balance, dependence=True)]
-        if embeddings is not None:
-            candidates += [EmbeddingAware(balance, base=model.name) for model in candidates[1:3]]
+        candidates: list[LabelModel] = [clone(usual)]
+        for model in (MajorityVote(balance), DependencyAware(balance), ScoreAware(balance), OneCoin(balance)):
+            if model.name != usual.name:
+                candidates.append(model)
+        if embeddings is not None and not isinstance(usual, EmbeddingAware):
+            candidates.append(EmbeddingAware(balance, base=usual.name))
         known = gold[gold != ABSTAIN]
-        losses, calibrators = [], []
+        losses, calibrators, held_out = [], [], []
         for model in candidates:
-            logits = np.log(np.maximum(out_of_fold(model, votes, gold, embeddings), 1e-12))
-            calibrator = Calibrator(classwise=False).fit(logits, known)
-            losses.append(log_loss(softmax(calibrator.transform(logits)), known))
+            logits = np.log(np.maximum(out_of_fold(model, votes, gold, embeddings, shared=shared), 1e-7))
+            calibrator = Calibrator().fit(logits, known)
+            probs = softmax(calibrator.transform(logits))
+            losses.append(-np.log(np.maximum(probs[np.arange(known.size), known], 1e-7)))
             calibrators.append(calibrator)
-        best = int(np.argmin(losses))
+            held_out.append(probs.astype(np.float32))
+        best = 0
+        for place in range(1, len(candidates)):
+            better = losses[0] - losses[place]
+            clearly = better.mean() > _LEAST_GOLD_ERRORS * better.std(ddof=1) / np.sqrt(known.size)
+            if clearly and losses[place].mean() < losses[best].mean():
+                best = place
         self.choice_ = candidates[best].fit(votes, gold, embeddings, shared)
         self.temperature_ = np.array([calibrators[best].temperature])
-        told = ", ".join(f"{model.name} {loss:.3f}" for model, loss in zip(candidates, losses, strict=True))
-        self.why_ = (
-            f"{_IN_WORDS[self.choice_.name]}: the least log-loss on {known.size} known labels, cross-validated ({told});"
-            f" temperature {self.temperature_[0]:.2f}"
+        self.held_out_ = (gold.copy(), held_out[best])
+        told = ", ".join(
+            f"{model.name} {loss.mean():.3f}" for model, loss in zip(candidates, losses, strict=True)
         )
+        reason = (
+            f"{_IN_WORDS[self.choice_.name]}: clearly the least log-loss on {known.size} known labels"
+            if best
+            else f"{usual_reason}; no other has clearly less log-loss on {known.size} known labels"
+        )
+        self.why_ = f"{reason}, cross-validated ({told}); temperature {self.temperature_[0]:.2f}"
 
     # The choice's own words, at the temperature learned
 
@@ -219,6 +250,7 @@ class Auto(LabelModel):
     def _restore(self, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         super()._restore(header, arrays)
         self.temperature_ = arrays["temperature_"]
+        self.held_out_ = None
         self.choice_ = restored(header["choice"], arrays, "choice.")
         self.why_ = header["why"]
 

@@ -176,6 +176,8 @@ def out_of_fold(
     """
     gold = np.asarray(gold)
     judged = np.flatnonzero(gold != ABSTAIN)
+    if (kept := held_out(model, gold)) is not None:
+        return kept
     rest = np.flatnonzero(gold == ABSTAIN)
     if len(rest) > MAX_UNLABELED:
         rest = rest[(np.arange(MAX_UNLABELED) * (len(rest) / MAX_UNLABELED)).astype(np.intp)]
@@ -194,6 +196,12 @@ def out_of_fold(
         fitted = clone(model).fit(some, hidden, vectors, shared)
         probs[asked] = fitted.predict_proba(some.rows(asked), None if vectors is None else vectors[asked])
     return probs
+
+
+def held_out(model: LabelModel, gold: npt.NDArray[np.signedinteger[Any]]) -> FloatArray | None:
+    """Return the out-of-fold probabilities that a model kept from its own fit on this gold, or None."""
+    kept: tuple[npt.NDArray[Any], FloatArray] | None = getattr(model, "held_out_", None)
+    return kept[1] if kept is not None and np.array_equal(kept[0], gold) else None
 
 
 def clone(model: Model) -> Model:
