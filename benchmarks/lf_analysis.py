@@ -5,7 +5,6 @@ python -m benchmarks.lf_analysis [--json] [--quick]
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,12 +12,13 @@ from typing import TypeVar
 import numpy as np
 
 from benchmarks.bars import Bar, arguments, at_least, at_most, show, told
+from benchmarks.label_speed import peak_mb
 from manyeyes.lfs.analysis import summarize
 from manyeyes.lfs.analysis_blocks import posterior
 from manyeyes.lfs.analysis_pairs import compare_pairs
 from manyeyes.lfs.analysis_preview import Preview
 from manyeyes.lfs.base import VoteColumn
-from manyeyes.models.one_coin import OneCoin
+from manyeyes.models.pooled import OneCoin
 from manyeyes.types import ABSTAIN, Votes, no_scores
 
 N_LFS, N_CLASSES, ABSTAINS = 50, 4, 0.4
@@ -63,10 +63,9 @@ def pair_by_pair_s(votes: Votes, *, n_pairs: int) -> float:
     return (time.perf_counter() - start) / n_pairs * (N_LFS * (N_LFS - 1) // 2)
 
 
-def main() -> int:
-    """Measure and print; return the exit code."""
-    options = arguments(__doc__).parse_args()
-    n, n_runs = (200_000, 1) if options.quick else (1_000_000, 3)
+def measure(*, quick: bool = False) -> list[Bar]:
+    """Analyze made-up votes and preview an edit of them, with and without planted dependence found."""
+    n, n_runs = (200_000, 1) if quick else (1_000_000, 3)
     rng = np.random.default_rng(0)
     votes = made_up(n, rng=rng)
     size = f"{n:,} × {N_LFS}"
@@ -82,7 +81,6 @@ def main() -> int:
     edited[changed] = rng.integers(ABSTAIN, N_CLASSES, int(changed.sum()))
     column = VoteColumn(edited, no_scores((n,)))
     edit_s, change = best_s(lambda: preview.edit(7, column), n_runs=n_runs)
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
     dependent = {(pair.first, pair.second) for pair in pairs.dependent()}
     planted = {("lf_0", "lf_10"), ("lf_0", "lf_20"), ("lf_10", "lf_20")}
@@ -98,13 +96,19 @@ def main() -> int:
         told(f"{size}: summary, each LF judged by the others", left_out_s, unit="s"),
         told(f"{size}: preparing previews", made_s, unit="s"),
         at_most(f"{size}: preview of an edit", edit_s, 1, unit="s", peer=f"{change.n_flips:,} labels flip"),
-        at_most(f"{size}: peak memory of the process", peak_mb, 1_500, unit="MB"),
+        at_most(f"{size}: peak memory of the process", peak_mb(), 1_500, unit="MB"),
         at_least(
             "pairs planted and found", len(dependent & planted), 2, peer=f"{len(planted)} are dependent"
         ),
         at_most("pairs found and not planted", len(dependent - planted), 1, peer="1,222 are independent"),
     ]
-    return show("LF analysis", bars, as_json=options.json)
+    return bars
+
+
+def main() -> int:
+    """Measure and print; return the exit code."""
+    options = arguments(__doc__).parse_args()
+    return show("LF analysis", measure(quick=options.quick), as_json=options.json)
 
 
 if __name__ == "__main__":
