@@ -47,7 +47,7 @@ class Preview:
     new column. How often the new column is right is estimated against what all others say
     (``analysis_blocks.log_odds_of_accuracy``), the old column likewise. A vote that was there before keeps its
     evidence, moved by the difference of the two estimates; any other vote gets ``log(a (k - 1) / (1 - a))`` for
-    accuracy a, plus how far the label model trusted the old column more or less than that. Evidence is never negative.
+    accuracy a, along the line by which the label model weighed the old column's votes. Evidence is never negative.
     The evidence of the other LFs stays: to see how they would be weighed anew, fit the label model again.
 
     It holds the votes once more, a column in one piece, and the log-posterior, 4 bytes a class and item.
@@ -125,7 +125,7 @@ class Preview:
         self._weigh(after, own)
         if lf is not None:
             # How much more or less the label model trusts this LF than its accuracy alone would have it.
-            after.trust = before.trust = float(np.mean(before.given - before.fair)) if before.n_votes else 0.0
+            after.trust, after.tilt = _trust(before)
         tally = Tally(
             np.zeros((votes.n_classes + 1,) * 2, dtype=np.int64), np.zeros(votes.n_lfs, dtype=np.int64)
         )
@@ -217,7 +217,7 @@ class Preview:
         vote, stays = new[rows], kept[rows]
         logits = score_logits(new_score[rows])
         sure = np.clip(after.offset + (0.0 if logits is None else logits), -_BOUND, _BOUND)
-        fresh = np.maximum(0.0, self._chance[vote] + sure + after.trust)
+        fresh = np.maximum(0.0, after.tilt * (self._chance[vote] + sure) + after.trust)
         shift = np.maximum(
             after.offset - before.offset, -np.maximum(0.0, _advantage(own[:, rows], vote, self._table))
         )
@@ -320,7 +320,8 @@ class _Side:
     """One LF before or after a change. classes, scores: its column, shape (n_items,).
 
     offset: how far its votes can be believed, in nats; with the scores of a sample of its votes, how often it is right.
-    fair, given: evidence of these votes, by that offset and by the label model. trust: given - fair, in the mean.
+    fair, given: evidence of these votes, by that offset and by the label model. trust, tilt: given = tilt · fair + trust,
+    as near as a line comes.
     """
 
     classes: VoteArray
@@ -328,12 +329,23 @@ class _Side:
     n_votes: int = 0
     offset: float = 0.0
     trust: float = 0.0
+    tilt: float = 1.0
     sampled_scores: FloatArray | None = None
     fair: FloatArray = field(default_factory=lambda: np.empty(0, dtype=np.float32))
     given: FloatArray = field(default_factory=lambda: np.empty(0, dtype=np.float32))
 
     def accuracy(self) -> float | None:
         return accuracy_at(self.offset, self.sampled_scores) if self.n_votes else None
+
+
+def _trust(side: _Side) -> tuple[float, float]:
+    """Return the line, as height and slope, by which a label model weighs votes as their own accuracy would have it."""
+    if not side.n_votes:
+        return 0.0, 1.0
+    spread = float(np.var(side.fair))
+    together = float(np.mean((side.fair - np.mean(side.fair)) * (side.given - np.mean(side.given))))
+    tilt = min(max(together / spread, 0.0), 1.5) if spread > 1e-3 else 1.0
+    return float(np.mean(side.given) - tilt * np.mean(side.fair)), tilt
 
 
 def _advantage(evidence: FloatArray, vote: VoteArray, table: Mask) -> FloatArray:

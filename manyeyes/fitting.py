@@ -167,6 +167,21 @@ def lent_votes(model: LabelModel, votes: Votes, embeddings: FloatArray | None) -
     return lent
 
 
+def familiarity(votes: Votes) -> FloatArray:
+    """Return how sure LFs are, on average, of what they say of each item: float32, shape (n_items,), in [0, 1].
+
+    The mean score of its votes, where at least half of them have one; 1 elsewhere, since hard votes tell nothing. An
+    item of none of the classes still gets votes, but hesitant ones: softmax over prompts must name something.
+    """
+    if votes.is_hard:
+        return np.ones(votes.n_items, dtype=np.float32)
+    scored = ~np.isnan(votes.scores)
+    n_scored, n_votes = scored.sum(axis=1), (votes.classes != ABSTAIN).sum(axis=1)
+    total = np.where(scored, votes.scores, 0.0).sum(axis=1, dtype=np.float64)
+    mean = (total / np.maximum(n_scored, 1)).astype(np.float32)
+    return np.where((n_votes > 0) & (2 * n_scored >= n_votes), mean, np.float32(1.0))
+
+
 def top_two(probs: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Return the most and the second most probable class of each row; ties go to the class named first.
 

@@ -18,6 +18,7 @@ from manyeyes.errors import InvalidRecipe, InvalidRequest, ItemError, nearest
 from manyeyes.fitting import (
     Collected,
     Threshold,
+    familiarity,
     find_threshold,
     fit_label_model,
     lent_votes,
@@ -184,7 +185,7 @@ class Labeler:
             silent = (block.classes == ABSTAIN).all(axis=1)
             if near is not None:  # votes that similar items lent say something of an item, too
                 silent &= ~moved[rows].any(axis=1)
-            sure = probs[rows].max(axis=1) >= least
+            sure = (probs[rows].max(axis=1) >= least) & (familiarity(block) >= self.recipe.unfamiliar_below)
             label[rows] = np.where(silent, unspoken, np.where(sure, top, ABSTAIN))
             runner_up[rows] = second
         broken = sorted(collected.errors)

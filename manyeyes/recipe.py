@@ -37,7 +37,7 @@ from pydantic import (
 
 from manyeyes.documents import MAX_BYTES, Document, Problem, check_size, read_document, write_yaml
 from manyeyes.errors import InvalidRecipe, RecipeNotFound, UntrustedRecipe, nearest
-from manyeyes.lfs.base import LFSpec
+from manyeyes.lfs.base import LFSpec, Number
 from manyeyes.lfs.build import build_lf
 from manyeyes.primitives.base import PrimitiveSpec
 from manyeyes.recipe_errors import from_pydantic, invalid_recipe, problem_at
@@ -95,6 +95,7 @@ class Recipe(BaseModel):
         Field(min_length=2, max_length=MAX_CLASSES),
     ]
     abstain_below: AbstainBelow = 0.0
+    unfamiliar_below: Number = Field(default=0.45, ge=0.0, le=1.0)
     default_class: str | None = None
     class_balance: ClassBalance | None = None
     primitives: Annotated[

@@ -131,8 +131,8 @@ class Auto(LabelModel):
         self.choice_ = candidates[verdict.best]
         if verdict.best:
             reason = (
-                f"it foretells votes that it was not shown better than the dependency-aware model, by {verdict.gain:.0f} nats"
-                f" (standard error {verdict.error:.0f}) on {observed.votes.n_items} rows"
+                "it foretells votes that it was not shown better than the dependency-aware model, by"
+                f" {verdict.gain:.0f} nats (standard error {verdict.error:.0f}) on {observed.votes.n_items} rows"
             )
         else:
             reason = "no other foretells votes that it was not shown clearly better"
@@ -177,10 +177,8 @@ class Auto(LabelModel):
         self._choose_without_gold(votes, embeddings, shared)
         usual, usual_reason = self.choice_, self.why_
         balance = self.class_balance
-        candidates: list[LabelModel] = [clone(usual)]
-        for model in (MajorityVote(balance), DependencyAware(balance), ScoreAware(balance), OneCoin(balance)):
-            if model.name != usual.name:
-                candidates.append(model)
+        others = (MajorityVote(balance), DependencyAware(balance), ScoreAware(balance), OneCoin(balance))
+        candidates: list[LabelModel] = [clone(usual), *(m for m in others if m.name != usual.name)]
         if embeddings is not None and not isinstance(usual, EmbeddingAware):
             candidates.append(EmbeddingAware(balance, base=usual.name))
         known = gold[gold != ABSTAIN]

@@ -53,7 +53,8 @@ class Neighbors:
     """The fitted items that lent their votes. For each LF and item, by how much and which.
 
     item: int64, shape (n_items, n_lfs, n_neighbors); rows of the votes that were fitted, -1 where there is none.
-    similarity: float32, same shape; cosine. lent: float32, shape (n_items, n_lfs); how much of a vote was lent, in [0, 1].
+    similarity: float32, same shape; cosine. lent: float32, shape (n_items, n_lfs); how much of a vote was lent, in
+    [0, 1].
     """
 
     item: npt.NDArray[np.int64]
@@ -229,7 +230,8 @@ class LabelModel:
 
     def _evidence(self, votes: Votes, lf: int, state: Any) -> Float:
         """Return what one LF adds: float64, shape (n_items, n_classes)."""
-        return state[:, lf, None] * members(votes)[votes.classes[:, lf]]
+        evidence: Float = state[:, lf, None] * members(votes)[votes.classes[:, lf]]
+        return evidence
 
     def _log_posterior(self, votes: Votes, embeddings: FloatArray | None) -> Float:
         state = self._state(votes, embeddings)
@@ -251,8 +253,9 @@ class LabelModel:
         """The class balance that was given: float64, shape (n_classes,); None if there was none."""
         if self.class_balance is None or isinstance(self.class_balance, str):
             return None
-        balance = np.asarray(self.class_balance, dtype=np.float64)
-        return balance / balance.sum()
+        balance: Float = np.array(self.class_balance, dtype=np.float64)
+        balance /= balance.sum()
+        return balance
 
     def _log_prior(self, n_classes: int) -> Float:
         if isinstance(self.class_balance, str) and self.class_balance != "estimated":

@@ -110,7 +110,7 @@ def softmax(logits: Float) -> Float:
     """
     if not logits.size:
         return logits.copy()
-    shifted = logits - logits.max(axis=1, keepdims=True)
+    shifted: Float = logits - logits.max(axis=1, keepdims=True)
     np.exp(shifted, out=shifted)
     shifted /= shifted.sum(axis=1, keepdims=True)
     return shifted

@@ -202,8 +202,9 @@ class Learner:
             at_middle = odds * np.exp(middle)[:, None]
             too_few = (votes * at_middle / (1 + at_middle)).sum(axis=1) < wanted
             low, high = np.where(too_few, middle, low), np.where(too_few, high, middle)
-        found = odds * np.exp(high)[:, None]
-        return found / (1 + found)
+        found: Float = odds * np.exp(high)[:, None]
+        found /= 1 + found
+        return found
 
     def _inside(self, balance: Float) -> Float:
         """Return the balance of what each value names: shape (n_values,), short of 1."""

@@ -37,8 +37,9 @@ class EmbeddingAware(LabelModel):
     To the log-posterior of the base model this adds, for every LF, ``lend`` times the mean evidence of its votes over
     the item's ``n_neighbors`` nearest fitted items on which any LF voted, weighted by ``exp(sharpness · (cosine − the
     nearest's cosine))``. A vote is lent only within its LF's radius: the least cosine down to which, on the fitted
-    items, a neighbour's vote still agrees with the item's posterior clearly more often than chance. So an LF is believed more where its surroundings agree with it
-    and less where they do not, and items on which every LF abstains get labels from their neighbours.
+    items, a neighbour's vote still agrees with the item's posterior clearly more often than chance. So an LF is
+    believed more where its surroundings agree with it and less where they do not, and items on which every LF
+    abstains get labels from their neighbours.
 
     Items without an embedding (None, or rows of NaN) are labeled by the base model alone. A lent vote is a vote: it may
     outweigh an item's own, even where these agree.
@@ -274,7 +275,9 @@ class _Index:
 
     def evidence(self, base: LabelModel, lf: int) -> Float:
         """Return the evidence of one LF's votes on the indexed items: (n_index, n_classes), 0 where it abstains."""
-        return base.evidence_of(self.votes, lf) * (self.votes.classes[:, lf, None] != ABSTAIN)
+        evidence = base.evidence_of(self.votes, lf)
+        evidence[self.votes.classes[:, lf] == ABSTAIN] = 0.0
+        return evidence
 
     def by_radius(self, base: LabelModel, radius: Float) -> list[tuple[float, Float]]:
         """Return for each radius the summed evidence of the LFs that have it: [(cosine, (n_index, n_classes))]."""

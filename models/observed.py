@@ -1,8 +1,8 @@
 """What a label model learns from: the different rows of a label matrix, each once, with how often it was seen.
 
 Label matrices repeat themselves: ten labeling functions (LFs) that mostly abstain leave a few hundred different rows
-among a million items. Where they do not, a sample of some ten thousand rows pins the few parameters of a label model down
-to well below the noise of its votes, so fitting costs the same for a million items as for twenty thousand.
+among a million items. Where they do not, a sample of some ten thousand rows pins the few parameters of a label model
+down to well below the noise of its votes, so fitting costs the same for a million items as for twenty thousand.
 """
 
 from __future__ import annotations

@@ -29,21 +29,21 @@ class Pooled(LabelModel):
 
         d_j · ( log P_j(v | v) − log P_j(v | c) + t_j · (logit s − mean logit of j's votes for v) )
 
-    with P_j(v | c) how often j votes v where the class is c, t_j how much its scores can be trusted (0: not at all), and
-    d_j what a vote of it counts for beside LFs that err alike (see ``manyeyes.models.dependence``). These are learned by
-    expectation–maximisation with priors that keep it from the two ways in which Dawid–Skene fails: LFs are better than
-    chance a priori, and the class balance is held to where the majority of votes puts it, so that it cannot collapse.
-    The prior on confusions is the LF's own overall reliability, whose prior in turn is 7 right in 10 were the classes
-    even: few votes move it little, and a vote for a rare class is trusted less.
+    with P_j(v | c) how often j votes v where the class is c, t_j how much its scores can be trusted (0: not at all),
+    and d_j what a vote of it counts for beside LFs that err alike (see ``manyeyes.models.dependence``). These are
+    learned by expectation–maximisation with priors that keep it from the two ways in which Dawid–Skene fails: LFs are
+    better than chance a priori, and the class balance is held to where the majority of votes puts it, so that it
+    cannot collapse. The prior on confusions is the LF's own overall reliability, whose prior in turn is 7 right in 10
+    were the classes even: few votes move it little, and a vote for a rare class is trusted less.
 
     Where all votes on an item name the same class, that class is never made less probable than another: each vote then
     counts at least a little for its class, and the class balance, unless it was given, stays out of it.
 
     class_balance: prior probability of each class; None learns one to arbitrate where LFs disagree, and is uniform
-    elsewhere; "estimated" learns one and uses it throughout. confusions, use_scores, dependence: which parts to learn. prior_votes: what the prior on each row of
-    confusions is worth. abstentions: whether an abstention tells of the class; "auto" does so where that is all there
-    is to tell it by: a class balance is known, and some class has no LF that votes for it. gold_weight: how many items
-    one item with a known label counts for.
+    elsewhere; "estimated" learns one and uses it throughout. confusions, use_scores, dependence: which parts to
+    learn. prior_votes: what the prior on each row of confusions is worth. abstentions: whether an abstention tells of
+    the class; "auto" does so where that is all there is to tell it by: a class balance is known, and some class has
+    no LF that votes for it. gold_weight: how many items one item with a known label counts for.
 
     Source: Dawid & Skene 1979 (the EM); Kim & Ghahramani 2012, "Bayesian classifier combination" (priors).
     """
@@ -63,8 +63,9 @@ class Pooled(LabelModel):
     learned = ("table_", "slope_", "centre_", "discount_", "log_balance_", "abstention_")
 
     table_: Float
-    """Shape (n_lfs, n_values, n_classes): evidence of a vote at its mean score before discount, in nats; 0 for the class
-    that it speaks for most. Shape (n_lfs, n_values, 1) without confusions: that against each class it does not name."""
+    """Shape (n_lfs, n_values, n_classes): evidence of a vote at its mean score before discount, in nats; 0 for the
+    class that it speaks for most. Shape (n_lfs, n_values, 1) without confusions: that against each class it does not
+    name."""
     slope_: Float
     """Shape (n_lfs,): nats of evidence per nat of a score's log-odds."""
     centre_: Float
@@ -189,8 +190,8 @@ class Pooled(LabelModel):
 
     def _whole_table(self, lf: int, named: Float) -> Float:
         """Return one LF's evidence of each value for each class: float64, shape (n_values, n_classes)."""
-        table = self.table_[lf]
-        return table if table.shape[1] == named.shape[1] else table * (1.0 - named)
+        table: Float = self.table_[lf]
+        return table if table.shape[1] == named.shape[1] else np.asarray(table * (1.0 - named))
 
     def _log_posterior(self, votes: Votes, embeddings: FloatArray | None) -> Float:
         state = self._state(votes, embeddings)
@@ -218,8 +219,8 @@ class Pooled(LabelModel):
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """columns: votes, one row an LF. some: rows with a vote. agreed: rows whose votes all fit one class. shift: what each score adds before discount,
-    or None for hard votes. named: ``members(votes)``."""
+    """columns: votes, one row an LF. some: rows with a vote. agreed: rows whose votes all fit one class. shift: what
+    each score adds before discount, or None for hard votes. named: ``members(votes)``."""
 
     columns: VoteArray
     some: npt.NDArray[np.bool_]

@@ -1,10 +1,10 @@
 """Choosing a label model without knowing a single label: how well do fused votes foretell a vote that they left out?
 
 A labeling function (LF) that errs independently of the others tells of the label as a gold label would, only more
-faintly. So each LF is left out in turn, together with those it seems to depend on; a candidate's posterior from the rest
-is held against the LF's votes; and what counts is how many nats these votes become likelier than by their own habits.
-How votes follow from the posterior is read off the posterior itself, so that neither a boastful candidate nor a modest
-one is favoured: each is judged at the sharpness that suits it best.
+faintly. So each LF is left out in turn, together with those it seems to depend on; a candidate's posterior from the
+rest is held against the LF's votes; and what counts is how many nats these votes become likelier than by their own
+habits. How votes follow from the posterior is read off the posterior itself, so that neither a boastful candidate nor
+a modest one is favoured: each is judged at the sharpness that suits it best.
 """
 
 from __future__ import annotations

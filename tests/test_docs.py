@@ -126,7 +126,7 @@ def project() -> dict[str, dict[str, object]]:
 
 def test_the_readme_explains_every_extra_that_users_install() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
-    for extra in set(project()["optional-dependencies"]) - {"dev", "demo"}:
+    for extra in set(project()["optional-dependencies"]) - {"dev", "demo", "bench"}:
         assert re.search(rf"^\| `{extra}` \|", readme, flags=re.M), f"README.md does not explain [{extra}]"
 
 

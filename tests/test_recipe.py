@@ -275,7 +275,8 @@ def test_a_recipe_can_be_made_of_objects() -> None:
             "abstain_below",
             "abstain_bellow",
             "line 3, abstain_bellow: unknown field 'abstain_bellow'; allowed: format, name, description, classes,"
-            " abstain_below, default_class, class_balance, primitives, lfs, label_model; did you mean 'abstain_below'?",
+            " abstain_below, unfamiliar_below, default_class, class_balance, primitives, lfs, label_model;"
+            " did you mean 'abstain_below'?",
         ),
         ("name: garments\n", "", "line 1, name: name is missing"),
         ("name: garments", "name: my garments", "line 1, name: got 'my garments'; allowed: a name of letters"),
