@@ -133,7 +133,26 @@ def suite_bars(rows: Sequence[Row]) -> list[Bar]:
             sum(margin >= 0 for margin in ahead.values()),
             peer=f"of {len(rows)}",
         ),
+        *rare_bars(rows),
     ]
+
+
+def rare_bars(rows: Sequence[Row]) -> list[Bar]:
+    """Where a class is rare, accuracy hides it: F1 of that class beside the best peer's."""
+    bars = []
+    for row in rows:
+        found = {model: of["f1"] for model, of in row.figures.items() if model in PEERS and "f1" in of}
+        found = {model: value for model, value in found.items() if not math.isnan(value)}
+        if found and "f1" in row.figures[OURS]:
+            best = max(found, key=lambda model: found[model])
+            bars.append(
+                told(
+                    f"suite: {row.task}: F1 of what is rare, auto",
+                    row.figures[OURS]["f1"],
+                    peer=f"{best}, the best: {found[best]:.3f}; majority: {found['majority']:.3f}",
+                )
+            )
+    return bars
 
 
 def told_rows(rows: Iterable[Row]) -> list[Bar]:
