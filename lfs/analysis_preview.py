@@ -320,8 +320,8 @@ class _Side:
     """One LF before or after a change. classes, scores: its column, shape (n_items,).
 
     offset: how far its votes can be believed, in nats; with the scores of a sample of its votes, how often it is right.
-    fair, given: evidence of these votes, by that offset and by the label model. trust, tilt: given = tilt · fair + trust,
-    as near as a line comes.
+    fair, given: evidence of these votes, by that offset and by the label model. trust, tilt: given = tilt · fair +
+    trust, as near as a line comes.
     """
 
     classes: VoteArray
