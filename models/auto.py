@@ -129,6 +129,8 @@ class Auto(LabelModel):
         dependence = prior_dependence(observed, shared)
         verdict = compare(candidates, observed, dependence)
         self.choice_ = candidates[verdict.best]
+        if isinstance(self.choice_, ScoreAware):
+            self.temperature_ = _as_modest(self.choice_, candidates[0], observed)
         if verdict.best:
             reason = (
                 "it foretells votes that it was not shown better than the dependency-aware model, by"
@@ -251,6 +253,26 @@ class Auto(LabelModel):
         self.held_out_ = None
         self.choice_ = restored(header["choice"], arrays, "choice.")
         self.why_ = header["why"]
+
+
+def _as_modest(bold: LabelModel, modest: LabelModel, observed: Observed) -> Float:
+    """Return the temperature at which one model is no surer, on average, than another: shape (1,), 1 or more.
+
+    A model that takes LFs to be independent may rank classes better and still be far too sure of them.
+    """
+
+    def confidence(logits: Float, temperature: float) -> float:
+        return float(np.average(softmax(logits / temperature).max(axis=1), weights=observed.weight))
+
+    logits = bold.log_posterior(observed.votes)
+    wanted = confidence(modest.log_posterior(observed.votes), 1.0)
+    low, high = 0.0, np.log(20.0)
+    if confidence(logits, 1.0) <= wanted:
+        return np.ones(1)
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if confidence(logits, np.exp(middle)) > wanted else (low, middle)
+    return np.array([np.exp(high)])
 
 
 def _refusal(observed: Observed, share: Float) -> str:

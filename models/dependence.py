@@ -69,10 +69,15 @@ def prior_dependence(observed: Observed, shared: Sequence[Sequence[str]]) -> Flo
     kappa = (agree - chance) / np.maximum(both - chance, 1e-6)
     excess = np.clip((kappa - _SUSPICIOUS) / (1 - _SUSPICIOUS), 0.0, 1.0) * both / (both + _PRIOR_ITEMS)
     if shared:
-        reads = [frozenset(names) for names in shared]
-        same = np.array([[bool(a & b) for b in reads] for a in reads])
+        same = share_a_primitive(shared, len(excess))
         excess = np.where(same, np.maximum(excess, np.sqrt(np.clip(kappa, 0.0, 1.0))), excess)
     return _per_vote(excess, both)
+
+
+def share_a_primitive(shared: Sequence[Sequence[str]], n_lfs: int) -> npt.NDArray[np.bool_]:
+    """Return which pairs of LFs read a primitive in common: bool, shape (n_lfs, n_lfs); none where nothing is known."""
+    reads = [frozenset(names) for names in shared] or [frozenset()] * n_lfs
+    return np.array([[bool(a & b) for b in reads] for a in reads], dtype=bool).reshape(n_lfs, n_lfs)
 
 
 def agreement(observed: Observed) -> tuple[Float, Float, Float]:

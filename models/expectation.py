@@ -17,6 +17,7 @@ from manyeyes.models.dependence import (
     prior_dependence,
     residual_dependence,
     residual_of_accuracies,
+    share_a_primitive,
 )
 from manyeyes.models.evidence import Float, members, score_logits, softmax
 from manyeyes.models.observed import Observed
@@ -32,6 +33,8 @@ _PRIOR_SLOPE = 0.5
 """How far scores are believed before anything is known: half of what they say."""
 _PRIOR_SCORES = 30.0
 """Votes that the prior on the slope of scores is worth."""
+_KEPT = 0.25
+"""Share of the dependence expected of LFs that share a primitive which no posterior explains away."""
 _ROUNDS = 3
 """How often dependence is found anew under better posteriors."""
 _MAX_CELLS = 1 << 25
@@ -99,7 +102,9 @@ class Learner:
     def run(self, shared: Sequence[Sequence[str]]) -> None:
         """Learn everything."""
         if self.settings.dependence:
-            self.discount = self._discounts(prior_dependence(self.observed, shared))
+            expected = prior_dependence(self.observed, shared)
+            self.discount = self._discounts(expected)
+            self.expected_dependence = np.where(share_a_primitive(shared, self.m), expected, 0.0)
         posterior = self._by_majority()
         target = self._share_of(posterior)
         rounds = _ROUNDS if self.settings.dependence else 1
@@ -111,6 +116,12 @@ class Learner:
                     break
             if self.settings.dependence and turn < rounds - 1:
                 self.discount = self._discounts(self._residual(posterior, counts))
+
+    @property
+    def settled_balance(self) -> Float:
+        """The class balance that was learned; even where some class has no LF that votes for it, as nothing tells."""
+        unheard = (self.per_value.sum(axis=0)[: self.k] == 0).any() and self.settings.given_balance is None
+        return np.full(self.k, 1.0 / self.k) if unheard else self.balance
 
     # Expectation
 
@@ -282,6 +293,11 @@ class Learner:
         return discounts(dependence * self.share[None, :])
 
     def _residual(self, posterior: npt.NDArray[np.float32], counts: Float) -> Float:
+        """Return dependence given the posterior; at least a part of what was expected of LFs that share one,
+        since what they all get wrong together, the posterior gets wrong with them."""
+        return np.maximum(self._unexplained(posterior, counts), _KEPT * self.expected_dependence)
+
+    def _unexplained(self, posterior: npt.NDArray[np.float32], counts: Float) -> Float:
         if counts.shape[2] == self.k:
             return residual_dependence(self.observed, posterior, counts)
         accuracy = counts.sum(axis=(1, 2)) / np.maximum(self.per_value.sum(axis=1), 1e-9)

@@ -49,15 +49,22 @@ class Observed:
         return Observed(self.votes.rows(which), self.weight[which], self.gold[which], self.item[which])
 
     def thinned(self, max_rows: int) -> Observed:
-        """Return at most so many of the rows, those with known labels and an even share of the rest."""
+        """Return at most so many of the rows, those with known labels first, and an even share of the rest.
+
+        The rest has half of them at least, so that no row comes to stand for very many items.
+        """
         if len(self.weight) <= max_rows:
             return self
-        known = np.flatnonzero(self.gold != ABSTAIN)[:max_rows]
-        rest = np.setdiff1d(np.arange(len(self.weight)), known)
-        kept = rest[np.linspace(0, len(rest) - 1, max(1, max_rows - len(known))).astype(np.intp)]
+        known, rest = np.flatnonzero(self.gold != ABSTAIN), np.flatnonzero(self.gold == ABSTAIN)
+        n_rest = min(len(rest), max(max_rows - len(known), max_rows // 2))
         weight = self.weight.copy()
-        weight[kept] *= weight[rest].sum() / weight[kept].sum()
-        which = np.concatenate([known, kept])
+        parts = []
+        for rows, count in ((known, max_rows - n_rest), (rest, n_rest)):
+            kept = rows[np.linspace(0, len(rows) - 1, count).astype(np.intp)]
+            if count:
+                weight[kept] *= weight[rows].sum() / weight[kept].sum()
+            parts.append(kept)
+        which = np.concatenate(parts)
         return Observed(self.votes.rows(which), weight[which], self.gold[which], self.item[which])
 
 

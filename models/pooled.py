@@ -37,7 +37,8 @@ class Pooled(LabelModel):
     were the classes even: few votes move it little, and a vote for a rare class is trusted less.
 
     Where all votes on an item name the same class, that class is never made less probable than another: each vote then
-    counts at least a little for its class, and the class balance, unless it was given, stays out of it.
+    counts at least a little for its class, and the class balance, unless it was given, may add to the class but not
+    speak against it.
 
     class_balance: prior probability of each class; None learns one to arbitrate where LFs disagree, and is uniform
     elsewhere; "estimated" learns one and uses it throughout. confusions, use_scores, dependence: which parts to
@@ -115,7 +116,7 @@ class Pooled(LabelModel):
         learner = Learner(self, observed, share=self.share_, telling=self._abstentions_tell(observed))
         learner.run(shared)
         self.table_, self.slope_, self.centre_ = learner.table, learner.slope, learner.centre
-        self.discount_, self.log_balance_ = learner.discount, np.log(learner.balance)
+        self.discount_, self.log_balance_ = learner.discount, np.log(learner.settled_balance)
         self.abstention_ = learner.abstention
         if self.class_balance == "estimated":
             self.log_prior_ = self.log_balance_
@@ -164,8 +165,17 @@ class Pooled(LabelModel):
         return np.asarray(unsigned.min(axis=0, initial=highest) == columns.max(axis=0, initial=ABSTAIN))
 
     def _row_prior(self, votes: Votes, state: _State) -> Float:
-        arbitrated = state.some & ~state.agreed
-        return np.where(arbitrated[:, None], self.log_balance_, self.log_prior_)
+        # Where votes agree, the class balance may add to what they say, but not speak against it.
+        ahead = np.minimum(self.log_balance_ - self.log_balance_[:, None], 0.0)
+        starts = np.concatenate([ahead, self.log_balance_[None], self.log_prior_[None]])
+        k = votes.n_classes
+        if votes.sets:
+            plain = np.where(state.columns < k, state.columns, ABSTAIN)
+            said = plain.max(axis=0, initial=ABSTAIN).astype(np.intp)
+        else:
+            said = state.columns.max(axis=0, initial=ABSTAIN).astype(np.intp)
+        at = np.where(state.some, np.where(state.agreed, np.where(said == ABSTAIN, k + 1, said), k), k + 1)
+        return starts[at]
 
     @property
     def _weight(self) -> Float:
