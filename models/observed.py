@@ -167,24 +167,31 @@ def sample(stream: Iterable[Votes], *, limit: int = 1_000_000) -> Votes:
     and ``limit`` items of a longer stream. Raises InvalidVotes for an empty stream or one of different LFs.
     """
     parts: list[Votes] = []
-    step, seen = 1, 0
+    step, seen, held = 1, 0, 0
     for block in stream:
-        if parts and (block.lf_names, block.class_names) != (parts[0].lf_names, parts[0].class_names):
+        if parts and _meaning(block) != _meaning(parts[0]):
             raise InvalidVotes(
-                "a stream of votes must be of the same LFs and classes throughout; got a block with LFs"
-                f" {list(block.lf_names)} after {list(parts[0].lf_names)}"
+                "a stream of votes must be of the same LFs and classes throughout; got a block with LFs, classes and"
+                f" sets {_meaning(block)} after {_meaning(parts[0])}"
             )
         offset = -seen % step
         seen += block.n_items
         kept = block.rows(slice(offset, None, step))
         # A copy, so that the block itself can be let go.
         parts.append(kept.rows(np.arange(kept.n_items)))
-        while sum(part.n_items for part in parts) > limit:
+        held += kept.n_items
+        while held > limit:
             joined = _join(parts)
             parts, step = [joined.rows(np.arange(0, joined.n_items, 2))], step * 2
+            held = parts[0].n_items
     if not parts:
         raise InvalidVotes("there are no votes to fit on: the stream is empty")
     return _join(parts)
+
+
+def _meaning(votes: Votes) -> tuple[list[str], list[str], list[tuple[int, ...]]]:
+    """Return what the columns and the values of a label matrix stand for."""
+    return list(votes.lf_names), list(votes.class_names), list(votes.sets)
 
 
 def _join(parts: list[Votes]) -> Votes:
