@@ -14,6 +14,7 @@ from benchmarks.bars import Bar, at_least, told
 from benchmarks.label_peers import PEERS, accuracy, ask, f1, facts, figures, installed, seeds_of
 from benchmarks.label_tasks import N_SEEDS, REAL, MultiTask, Source, Task, all_tasks, out_of_class
 from manyeyes import Recipe
+from manyeyes.fitting import familiarity
 from manyeyes.models.auto import Auto
 from manyeyes.models.calibration import log_loss
 from manyeyes.types import ABSTAIN, FloatArray, Votes, no_scores
@@ -262,9 +263,10 @@ def without_scores(votes: Votes) -> Votes:
 
 
 def out_of_class_bars(source: Source | None = None) -> list[Bar]:
-    """Photos that show none of a recipe's classes: how many get no label, and how many others get one."""
+    """Photos that show none of a recipe's classes: how many get no label, and how many others get one, by default."""
     source = source or Source()
-    below = float(Recipe.model_fields["abstain_below"].default)
+    fields = Recipe.model_fields
+    below, unfamiliar = float(fields["abstain_below"].default), float(fields["unfamiliar_below"].default)
     bars = []
     for name, strangers in out_of_class(source).items():
         task = REAL[name](source)
@@ -272,15 +274,17 @@ def out_of_class_bars(source: Source | None = None) -> list[Bar]:
         model = Auto(task.class_balance).fit(task.fit)
 
         def labeled(votes: Votes, model: Auto = model) -> float:
+            """Return the share of items that a Labeler would give a label."""
             voted = (votes.classes != ABSTAIN).any(axis=1)
-            return float((voted & (model.predict_proba(votes).max(axis=1) >= below)).mean())
+            sure = (model.predict_proba(votes).max(axis=1) >= below) & (familiarity(votes) >= unfamiliar)
+            return float((voted & sure).mean())
 
         bars += [
             at_least(
                 f"{name}: out-of-class photos that abstain",
                 1 - labeled(strangers),
                 0.8,
-                peer=f"{strangers.n_items} photos, labels from {below:g} on",
+                peer=f"{strangers.n_items} photos, unfamiliar_below {unfamiliar:g}",
             ),
             at_least(
                 f"{name}: in-class photos that get a label",
