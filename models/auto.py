@@ -13,6 +13,7 @@ from manyeyes.models.calibration import Calibrator
 from manyeyes.models.conformal import clone, out_of_fold
 from manyeyes.models.dependence import prior_dependence
 from manyeyes.models.evidence import Float, softmax
+from manyeyes.models.expectation import MAX_CLASSES_WITH_CONFUSIONS
 from manyeyes.models.majority import MajorityVote
 from manyeyes.models.neighbors import EmbeddingAware, restored
 from manyeyes.models.observed import Observed, observe
@@ -114,11 +115,14 @@ class Auto(LabelModel):
         balance = self.class_balance
         candidates: list[LabelModel] = [
             DependencyAware(balance),
-            DependencyAware(balance, prior_votes=_FEW_PRIOR_VOTES),
             ScoreAware(balance),
-            OneCoin(balance, dependence=True),
             MajorityVote(balance),
         ]
+        if votes.n_classes <= MAX_CLASSES_WITH_CONFUSIONS:  # with more, they would be the first one again
+            candidates += [
+                DependencyAware(balance, prior_votes=_FEW_PRIOR_VOTES),
+                OneCoin(balance, dependence=True),
+            ]
         for model in candidates:
             model._begin(votes, self.share_)
             if isinstance(model, Pooled):

@@ -81,16 +81,19 @@ def blocks(n_items: int, size: int) -> Iterator[slice]:
 def in_blocks(n_items: int, work: Callable[[slice], None], *, size: int) -> None:
     """Call ``work`` on every block of rows, on as many threads as there are cores; each writes rows of its own.
 
-    A single block runs in the caller's thread.
+    The first block runs in the caller's thread, so that what all blocks share and make at first use is made once.
     """
     todo = list(blocks(n_items, size))
-    n_threads = min(len(todo), cores())
+    for rows in todo[:1]:
+        work(rows)
+    rest = todo[1:]
+    n_threads = min(len(rest), cores())
     if n_threads <= 1:
-        for rows in todo:
+        for rows in rest:
             work(rows)
         return
     with ThreadPoolExecutor(n_threads) as pool:
-        for _ in pool.map(work, todo):
+        for _ in pool.map(work, rest):
             pass
 
 

@@ -93,6 +93,8 @@ class Learner:
         self.slope = np.zeros(self.m)
         self.abstention = np.zeros((self.m, self.k))
         self.pull = np.zeros(self.k)
+        # Log-odds of a right vote were the classes even; each M-step starts where the last one ended.
+        self.reliability = np.full(self.m, 1.0)
         self._read_scores()
         self.one_hot: npt.NDArray[np.float32] | None = None
         if self.confusions:
@@ -207,14 +209,14 @@ class Learner:
         odds = chance / even
         at_start = odds * np.exp(start)
         wanted = right.sum(axis=1) + (pseudo * at_start / (1 + at_start)).sum(axis=1)
-        low, high = np.full(self.m, -4.0), np.full(self.m, 12.0)
-        for _ in range(24):
-            middle = (low + high) / 2
-            at_middle = odds * np.exp(middle)[:, None]
-            too_few = (votes * at_middle / (1 + at_middle)).sum(axis=1) < wanted
-            low, high = np.where(too_few, middle, low), np.where(too_few, high, middle)
-        found: Float = odds * np.exp(high)[:, None]
-        found /= 1 + found
+        log_odds = np.log(odds)
+        for _ in range(25):
+            found: Float = 1.0 / (1.0 + np.exp(-(log_odds + self.reliability[:, None])))
+            missing = wanted - (votes * found).sum(axis=1)
+            step = missing / np.maximum((votes * found * (1 - found)).sum(axis=1), 1e-9)
+            self.reliability = np.clip(self.reliability + np.clip(step, -1.0, 1.0), -4.0, 12.0)
+            if np.abs(step).max(initial=0.0) < 1e-6:
+                break
         return found
 
     def _inside(self, balance: Float) -> Float:
