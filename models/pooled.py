@@ -76,7 +76,7 @@ class Pooled(LabelModel):
     log_balance_: Float
     """Shape (n_classes,): log of the class balance that arbitrates where LFs disagree."""
     abstention_: Float
-    """Shape (n_lfs, n_classes): evidence of an abstention, in nats; zeros where abstentions are ignored."""
+    """Shape (n_lfs, n_classes): evidence of an abstention after discount, in nats; zeros where they are ignored."""
 
     def __init__(
         self,
@@ -117,7 +117,8 @@ class Pooled(LabelModel):
         learner.run(shared)
         self.table_, self.slope_, self.centre_ = learner.table, learner.slope, learner.centre
         self.discount_, self.log_balance_ = learner.discount, np.log(learner.settled_balance)
-        self.abstention_ = learner.abstention
+        # The silence of LFs that err alike counts for no more than their votes do.
+        self.abstention_ = learner.abstention * self._weight[:, None]
         if self.class_balance == "estimated":
             self.log_prior_ = self.log_balance_
         elif self.class_balance is None and (gold != ABSTAIN).any():
