@@ -207,7 +207,8 @@ class EmbeddingAware(LabelModel):
             classes = self.index_classes_
             scores = self.index_scores_ if len(self.index_scores_) else no_scores(classes.shape)
             votes = Votes(classes, scores, self.class_names_, self.lf_names_, sets=self.sets_)
-            made = self._cache = _Index(self.index_.astype(np.float32), votes)
+            # What float16 rounds is the length, too, and a cosine above 1 would be beyond any radius.
+            made = self._cache = _Index(_unit(self.index_.astype(np.float32))[0], votes)
         return made
 
     # Saved with its base
