@@ -19,7 +19,7 @@ from manyeyes.models.dependence import (
     residual_of_accuracies,
 )
 from manyeyes.models.observed import observe
-from manyeyes.models.pooled import DependencyAware
+from manyeyes.models.pooled import DependencyAware, OneCoin, Pooled
 from manyeyes.types import ABSTAIN, Votes
 
 Ints = npt.NDArray[np.int64]
@@ -167,6 +167,21 @@ def test_a_planted_pair_is_found_given_the_class_and_nothing_else_is(together: f
     assert found.max() < 0.1  # beyond three standard errors by chance, if at all
     by_accuracy = residual_of_accuracies(observed, np.full(5, 0.75), 2)
     np.testing.assert_allclose(by_accuracy[[3, 4], [4, 3]], together, atol=0.06)
+
+
+BY_ACCURACY = pytest.mark.xfail(reason="accuracies alone do not tell which of its values an LF says")
+
+
+@pytest.mark.parametrize("kind", [DependencyAware, pytest.param(OneCoin, marks=BY_ACCURACY)])
+def test_agreeing_for_want_of_other_words_is_no_dependence(kind: type[Pooled]) -> None:
+    rng = np.random.default_rng(12)
+    truth = rng.integers(0, 2, 4_000)
+    # Three LFs only ever say 1, two only ever 0, each right 3 times in 4 when it speaks.
+    says = np.array([1, 1, 1, 0, 0])
+    speaks = rng.random((4_000, 5)) < np.where(truth[:, None] == says, 0.6, 0.2)
+    classes = np.where(speaks, says, ABSTAIN)
+    votes = Votes.hard(classes, 2)
+    np.testing.assert_allclose(kind(dependence=True).fit(votes).discount_, 1.0, atol=0.02)
 
 
 def test_lfs_that_meet_by_chance_are_not_significant() -> None:
