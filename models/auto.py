@@ -28,8 +28,8 @@ MIN_ITEMS = 50
 MIN_GOLD = 20
 """Known labels from which candidates are judged by them."""
 
-_FEW_PRIOR_VOTES = 20.0
-"""For LFs whose confusions differ more between classes than the usual prior lets them."""
+_OTHER_PRIOR_VOTES = (20.0, 1000.0)
+"""For LFs whose confusions differ more between classes than the usual prior lets them, and less."""
 _LEAST_GOLD_ERRORS = 1.5
 """Standard errors by which another model must do better on known labels than the one that the votes favour."""
 MIN_NEIGHBORHOOD = 1_000
@@ -119,10 +119,8 @@ class Auto(LabelModel):
             MajorityVote(balance),
         ]
         if votes.n_classes <= MAX_CLASSES_WITH_CONFUSIONS:  # with more, they would be the first one again
-            candidates += [
-                DependencyAware(balance, prior_votes=_FEW_PRIOR_VOTES),
-                OneCoin(balance, dependence=True),
-            ]
+            candidates += [DependencyAware(balance, prior_votes=worth) for worth in _OTHER_PRIOR_VOTES]
+            candidates.append(OneCoin(balance, dependence=True))
         for model in candidates:
             model._begin(votes, self.share_)
             if isinstance(model, Pooled):

@@ -116,10 +116,14 @@ def residual_dependence(observed: Observed, posterior: npt.NDArray[Any], counts:
 
 
 def residual_of_accuracies(observed: Observed, accuracy: Float, n_classes: int) -> Float:
-    """Return what ``residual_dependence`` does, for LFs whose wrong votes fall on the other classes alike."""
-    both, agree, _ = agreement(observed)
+    """Return what ``residual_dependence`` does, for LFs whose wrong votes fall on the other classes alike.
+
+    LFs that only ever say the same one thing agree wherever they meet, by habit: that is no dependence.
+    """
+    both, agree, by_habit = agreement(observed)
     wrong = np.outer(1 - accuracy, 1 - accuracy) / (n_classes - 1)
-    return _beyond(agree, both * (np.outer(accuracy, accuracy) + wrong), both)
+    expected = both * (np.outer(accuracy, accuracy) + wrong)
+    return _beyond(agree, np.maximum(expected, by_habit), both)
 
 
 def _beyond(agree: Float, expected: Float, both: Float) -> Float:

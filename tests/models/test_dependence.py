@@ -169,10 +169,7 @@ def test_a_planted_pair_is_found_given_the_class_and_nothing_else_is(together: f
     np.testing.assert_allclose(by_accuracy[[3, 4], [4, 3]], together, atol=0.06)
 
 
-BY_ACCURACY = pytest.mark.xfail(reason="accuracies alone do not tell which of its values an LF says")
-
-
-@pytest.mark.parametrize("kind", [DependencyAware, pytest.param(OneCoin, marks=BY_ACCURACY)])
+@pytest.mark.parametrize("kind", [DependencyAware, OneCoin])
 def test_agreeing_for_want_of_other_words_is_no_dependence(kind: type[Pooled]) -> None:
     rng = np.random.default_rng(12)
     truth = rng.integers(0, 2, 4_000)
