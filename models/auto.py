@@ -28,6 +28,8 @@ MIN_ITEMS = 50
 MIN_GOLD = 20
 """Known labels from which candidates are judged by them."""
 
+_TRIAL_ROWS = 4_096
+"""Rows that candidates are tried on; the one chosen then learns from all."""
 _OTHER_PRIOR_VOTES = (20.0, 1000.0)
 """For LFs whose confusions differ more between classes than the usual prior lets them, and less."""
 _LEAST_GOLD_ERRORS = 1.5
@@ -121,16 +123,20 @@ class Auto(LabelModel):
         if votes.n_classes <= MAX_CLASSES_WITH_CONFUSIONS:  # with more, they would be the first one again
             candidates += [DependencyAware(balance, prior_votes=worth) for worth in _OTHER_PRIOR_VOTES]
             candidates.append(OneCoin(balance, dependence=True))
+        trial = observed.thinned(_TRIAL_ROWS)
         for model in candidates:
             model._begin(votes, self.share_)
             if isinstance(model, Pooled):
-                model.learn_from(observed, shared)
+                model.learn_from(trial, shared)
             else:
                 model._learn(votes, None, None, shared)
+        everything = observed
         observed = observed.rows(observed.covered).thinned(rows_to_compare(votes.n_lfs, votes.n_classes))
         dependence = prior_dependence(observed, shared)
         verdict = compare(candidates, observed, dependence)
         self.choice_ = candidates[verdict.best]
+        if trial is not everything and isinstance(self.choice_, Pooled):
+            self.choice_.learn_from(everything, shared)
         if isinstance(self.choice_, ScoreAware):
             self.temperature_ = _as_modest(self.choice_, candidates[0], observed)
         if verdict.best:
