@@ -9,7 +9,6 @@ import argparse
 import importlib
 import importlib.util
 import json
-import math
 import statistics
 import subprocess
 import sys
@@ -206,22 +205,21 @@ def speed_bars(*, quick: bool = False) -> list[Bar]:
 
 
 def beside_snorkel(n_items: int, n_lfs: int, k: int, *, quick: bool) -> list[Bar]:
-    """Fit and predict with ours, median of three, and with Snorkel, once, between them."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in (*OURS, "snorkel")}
+    """Fit and predict with ours and with Snorkel in turn, three times each; figures are medians."""
+    # Snorkel's time depends on what else uses the memory: one run would say little.
     has_snorkel = importlib.util.find_spec("snorkel") is not None
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in (*OURS, *["snorkel"] * has_snorkel)}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "votes.npz"
         votes, truth = made_up(n_items, n_lfs, k)
         np.savez(file, classes=votes.classes, truth=truth)
         del votes
-        for turn in range(1 if quick else N_REPEATS):
-            for name in OURS:
-                found[name].append(alone(name, file=file, classes=k))
-            if turn == 0 and has_snorkel:
-                found["snorkel"].append(alone("snorkel", file=file, classes=k))
+        for _ in range(1 if quick else N_REPEATS):
+            for name, runs in found.items():
+                runs.append(alone(name, file=file, classes=k))
 
     def median(name: str, figure: str) -> float:
-        return statistics.median(one[figure] for one in found[name]) if found[name] else math.nan
+        return statistics.median(one[figure] for one in found[name])
 
     what = f"{n_items:,} × {n_lfs}, k={k}"
     bars = []
@@ -233,7 +231,11 @@ def beside_snorkel(n_items: int, n_lfs: int, k: int, *, quick: bool) -> list[Bar
         if not has_snorkel:
             bars.append(told(f"{what}: {name}", seconds, unit="s", peer=ours))
             continue
-        theirs = f"Snorkel: {median('snorkel', 's'):.1f} s, {median('snorkel', 'peak_mb'):,.0f} MB"
+        their_s = sorted(one["s"] for one in found["snorkel"])
+        theirs = (
+            f"Snorkel: {median('snorkel', 's'):.1f} s ({their_s[0]:.1f} to {their_s[-1]:.1f}),"
+            f" {median('snorkel', 'peak_mb'):,.0f} MB"
+        )
         ratio, part = median("snorkel", "s") / seconds, memory / median("snorkel", "peak_mb")
         # Of few items, what a process needs anyway decides.
         bars += [
