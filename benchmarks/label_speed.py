@@ -219,7 +219,7 @@ def beside_snorkel(n_items: int, n_lfs: int, k: int, *, quick: bool) -> list[Bar
                 runs.append(alone(name, file=file, classes=k))
 
     def median(name: str, figure: str) -> float:
-        return statistics.median(one[figure] for one in found[name])
+        return float(statistics.median(one[figure] for one in found[name]))
 
     what = f"{n_items:,} × {n_lfs}, k={k}"
     bars = []
