@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Protocol
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from manyeyes.errors import ItemError
 from manyeyes.lfs.base import LabelingFunction, LFSpec
+from manyeyes.models.evidence import one_blas_thread
 from manyeyes.primitives.base import FeatureSet
 from manyeyes.registry import load
 from manyeyes.types import ABSTAIN, Item, VoteArray, Votes, vote_dtype
@@ -59,9 +58,7 @@ def collect_votes(
         # What is wrong with an item may be its very types, which no LF should have to expect.
         items = [Item(f"row {i}") if i in features.errors else item for i, item in enumerate(features.items)]
         features = replace(features, items=items)
-    # Products this small lose more by waking a second BLAS thread than they gain, above all while a model or a decoder
-    # has the cores: 17 times slower was seen.
-    with _thread_pools().limit(limits=1, user_api="blas"):
+    with one_blas_thread():
         for j, lf in enumerate(lfs):
             column = lf.vote(features)
             matrix[:, j], scores[:, j] = _in_table(column.classes, lf, sets), column.scores
@@ -87,8 +84,3 @@ def _in_table(classes: VoteArray, lf: LabelingFunction, sets: Sequence[tuple[int
     if own[:-1] == list(range(len(own) - 1)):
         return classes
     return np.array(own)[classes]  # ABSTAIN is the last entry
-
-
-@cache
-def _thread_pools() -> ThreadpoolController:
-    return ThreadpoolController()

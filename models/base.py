@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from manyeyes.errors import InvalidVotes, ModelNotFound, NotFitted, WeightsMismatch
 from manyeyes.models.dependence import copies
-from manyeyes.models.evidence import block_size, in_blocks, members, softmax
+from manyeyes.models.evidence import block_size, in_blocks, members, one_blas_thread, softmax
 from manyeyes.registry import load
 from manyeyes.types import ABSTAIN, FloatArray, Votes
 
@@ -105,7 +105,8 @@ class LabelModel:
         _check_embeddings(votes, embeddings)
         reads = tuple(map(tuple, shared)) if shared is not None else votes.shared
         self._begin(votes, shares_of_copies(votes, reads))
-        self._learn(votes, gold, embeddings, reads)
+        with one_blas_thread():
+            self._learn(votes, gold, embeddings, reads)
         return self
 
     def predict_proba(self, votes: Votes, embeddings: FloatArray | None = None) -> FloatArray:

@@ -25,6 +25,7 @@ _SIGNIFICANT = 3.0
 """Standard errors by which agreement must exceed what is expected before it counts."""
 _PRIOR_ITEMS = 20.0
 """Common votes that the first guess, no dependence, is worth."""
+_BEGINNING = 4_096
 COPIES_FROM = 20
 """Common votes from which LFs that are known to read different things count as copies of each other."""
 
@@ -41,16 +42,17 @@ def copies(
     """
     m = classes.shape[1]
     first = np.arange(m)
-    columns = np.ascontiguousarray(classes.T)
-    groups: dict[int, list[int]] = {}
+    # What differs mostly differs early: whole columns are compared only where their beginnings are the same.
+    beginnings = np.ascontiguousarray(classes[:_BEGINNING].T)
+    groups: dict[bytes, list[int]] = {}
     for j in range(m):
-        key = hash(columns[j].tobytes())
+        key = beginnings[j].tobytes()
         for other in groups.setdefault(key, []):
-            if not np.array_equal(columns[j], columns[other]):
+            if not np.array_equal(classes[:, j], classes[:, other]):
                 continue
             if scores is not None and not np.array_equal(scores[:, j], scores[:, other], equal_nan=True):
                 continue
-            n_votes = int((columns[j] != ABSTAIN).sum())
+            n_votes = int((classes[:, j] != ABSTAIN).sum())
             apart = bool(shared) and not set(shared[j]) & set(shared[other])
             if not apart or n_votes >= COPIES_FROM:
                 first[j] = other

@@ -11,10 +11,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
 
 from manyeyes.types import FloatArray, VoteArray, Votes
 
@@ -95,6 +98,20 @@ def in_blocks(n_items: int, work: Callable[[slice], None], *, size: int) -> None
     with ThreadPoolExecutor(n_threads) as pool:
         for _ in pool.map(work, rest):
             pass
+
+
+def one_blas_thread() -> Any:
+    """Return a context in which matrix products run in the caller's thread.
+
+    Products this small lose more by waking a second BLAS thread than they gain, above all while something else has the
+    cores: 17 times slower was seen.
+    """
+    return _thread_pools().limit(limits=1, user_api="blas")
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def cores() -> int:

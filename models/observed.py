@@ -108,37 +108,34 @@ def _distinct(votes: Votes, max_rows: int) -> tuple[npt.NDArray[np.intp], npt.ND
     ordered = np.sort(code)
     first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
     different, count = ordered[first], np.diff(np.append(first, n)).astype(np.float64)
-    often = different[:0]
+    often, lowest = different[:0], different[-1]
     if len(different) > max_rows:
         # The rows seen most often, as far as they are seen more than once, then a sample of the others by lowest hash.
-        top = np.sort(np.argsort(-count, kind="stable")[: max_rows // 2])
-        top = top[count[top] > 1]
-        rare = np.setdiff1d(np.arange(len(different)), top, assume_unique=True)
+        repeated = np.flatnonzero(count > 1)
+        top = np.sort(repeated[np.argsort(-count[repeated], kind="stable")[: max_rows // 2]])
+        others = np.ones(len(different), dtype=bool)
+        others[top] = False
+        rare = np.flatnonzero(others)
         kept = rare[: max_rows - len(top)]  # `different` ascends, so these have the lowest hashes
         stands_for = count[rare].sum() / count[kept].sum()
         which = np.concatenate([top, kept])
-        often = different[top]
+        often, lowest = different[top], different[kept[-1]]
         count = np.concatenate([count[top], count[kept] * stands_for])
         different = different[which]
         order = np.argsort(different)
         different, count = different[order], count[order]
     # One index for each. Where most rows were left out, few can be among those kept: look only at them.
-    near = np.arange(n) if len(different) == len(first) else np.flatnonzero(_may_hold(code, different, often))
+    near = np.arange(n)
+    if len(different) < len(first):
+        within = code <= lowest
+        if len(often):
+            within |= often[np.minimum(np.searchsorted(often, code), len(often) - 1)] == code
+        near = np.flatnonzero(within)
     place = np.minimum(np.searchsorted(different, code[near]), len(different) - 1)
     hit = np.flatnonzero(different[place] == code[near])[::-1]
     index = np.empty(len(different), dtype=np.intp)
     index[place[hit]] = near[hit]
     return index, count
-
-
-def _may_hold(
-    code: npt.NDArray[np.uint64], kept: npt.NDArray[np.uint64], often: npt.NDArray[np.uint64]
-) -> npt.NDArray[np.bool_]:
-    """Return where a code may be one of those kept: the lowest ones, and those seen often."""
-    if len(often):
-        return np.isin(code, kept)
-    mask: npt.NDArray[np.bool_] = code <= kept[-1]
-    return mask
 
 
 def _hash(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint64]:
