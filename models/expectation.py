@@ -121,8 +121,10 @@ class Learner:
 
     @property
     def settled_balance(self) -> Float:
-        """The class balance that was learned; even where some class has no LF that votes for it, as nothing tells."""
-        unheard = (self.per_value.sum(axis=0)[: self.k] == 0).any() and self.settings.given_balance is None
+        """The class balance that was given or learned; even where nothing tells, as some class has no LF voting for it."""
+        if self.settings.given_balance is not None:
+            return self.settings.given_balance
+        unheard = (self.per_value.sum(axis=0)[: self.k] == 0).any()
         return np.full(self.k, 1.0 / self.k) if unheard else self.balance
 
     # Expectation
@@ -161,7 +163,11 @@ class Learner:
         mass = self._share_of(posterior)
         given = self.settings.given_balance
         if given is not None:
-            self.balance = given
+            # Told that a class is rare, the posterior must not forget it altogether: its share is held to what is given.
+            excess = _log_odds(mass) - _log_odds(given)
+            self.pull = np.clip(0.98 * self.pull - excess, -5.0, 5.0)
+            self.balance = given * np.exp(self.pull)
+            self.balance /= self.balance.sum()
         else:
             # A balance that leads the posterior away from the majority's is pulled back, a step an iteration.
             odds, held = _log_odds(mass), _log_odds(target)

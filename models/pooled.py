@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from manyeyes.models.base import Gold, LabelModel, with_ties_broken
 from manyeyes.models.evidence import Float, JointTables, members, score_logits
-from manyeyes.models.expectation import Learner, balance_of_gold
+from manyeyes.models.expectation import MAX_CLASSES_WITH_CONFUSIONS, Learner, balance_of_gold
 from manyeyes.models.observed import Observed, observe
 from manyeyes.types import ABSTAIN, FloatArray, VoteArray, Votes
 
@@ -207,7 +207,7 @@ class Pooled(LabelModel):
     def _log_posterior(self, votes: Votes, embeddings: FloatArray | None) -> Float:
         state = self._state(votes, embeddings)
         total = self._row_prior(votes, state)
-        if state.shift is not None or self.table_.shape[2] != votes.n_classes:
+        if state.shift is not None or votes.n_classes > MAX_CLASSES_WITH_CONFUSIONS:
             for j in range(votes.n_lfs):
                 total += self._evidence(votes, j, state)
             return total
@@ -220,7 +220,8 @@ class Pooled(LabelModel):
         """Return the tables of hard votes, where LFs disagree and where they agree, made once for each fit."""
         made: tuple[Float, JointTables] | None = self.__dict__.get("_joint_tables")
         if made is None or made[0] is not self.table_:
-            evidence = self.table_ * self._weight[:, None, None]
+            whole = np.stack([self._whole_table(j, named[:-1]) for j in range(len(self.table_))])
+            evidence = whole * self._weight[:, None, None]
             guarded = _for_what_it_names(evidence, named[:-1]) if self.guarded else evidence
             silent = self.abstention_[:, None, :]
             tables = [np.concatenate([silent, part], axis=1) for part in (evidence, guarded)]
