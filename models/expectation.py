@@ -121,7 +121,7 @@ class Learner:
 
     @property
     def settled_balance(self) -> Float:
-        """The class balance that was given or learned; even where nothing tells, as some class has no LF voting for it."""
+        """The class balance that was given or learned; even where some class has no LF voting for it: nothing tells."""
         if self.settings.given_balance is not None:
             return self.settings.given_balance
         unheard = (self.per_value.sum(axis=0)[: self.k] == 0).any()
@@ -163,7 +163,7 @@ class Learner:
         mass = self._share_of(posterior)
         given = self.settings.given_balance
         if given is not None:
-            # Told that a class is rare, the posterior must not forget it altogether: its share is held to what is given.
+            # Told that a class is rare, the posterior must not lose it altogether: its share is held to what is given.
             excess = _log_odds(mass) - _log_odds(given)
             self.pull = np.clip(0.98 * self.pull - excess, -5.0, 5.0)
             self.balance = given * np.exp(self.pull)
