@@ -226,8 +226,18 @@ class Auto(LabelModel):
 
     def _row_prior(self, votes: Votes, state: Any) -> Float:
         start = self.choice_._row_prior(votes, state)
-        # What an item starts from by its class balance alone is not a matter of how sure its votes are.
-        return self.log_prior_ + (start - self.log_prior_) / self.temperature_
+        found = state.found if isinstance(self.choice_, EmbeddingAware) else None
+        reached = None if found is None else np.asarray(found.weight.any(axis=1))
+        return self._tempered(start, votes, reached)
+
+    def _tempered(self, logits: Float, votes: Votes, reached: npt.NDArray[np.bool_] | None) -> Float:
+        """Divide by the temperature, but for items that nobody speaks of: these stay at the prior."""
+        if self.temperature_[0] == 1.0:
+            return logits
+        spoken = (votes.classes != ABSTAIN).any(axis=1)
+        if reached is not None:
+            spoken |= reached
+        return logits / np.where(spoken, self.temperature_, 1.0)[:, None]
 
     def _evidence(self, votes: Votes, lf: int, state: Any) -> Float:
         evidence: Float = self.choice_._evidence(votes, lf, state) / self.temperature_
@@ -235,12 +245,11 @@ class Auto(LabelModel):
 
     def _log_posterior(self, votes: Votes, embeddings: FloatArray | None) -> Float:
         total = self.choice_._log_posterior(votes, embeddings)
-        if self.temperature_[0] == 1.0:
-            return total
-        total -= self.log_prior_
-        total /= self.temperature_
-        total += self.log_prior_
-        return total
+        reached = None
+        if isinstance(self.choice_, EmbeddingAware) and embeddings is not None:
+            found = self.choice_._found(votes.n_items, embeddings) if self.temperature_[0] != 1.0 else None
+            reached = None if found is None else np.asarray(found.weight.any(axis=1))
+        return self._tempered(total, votes, reached)
 
     def _neighbors(self, state: Any) -> Neighbors | None:
         return self.choice_._neighbors(state)
