@@ -18,6 +18,7 @@ import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
 from manyeyes.errors import InvalidRequest
+from manyeyes.models.evidence import ACCURACY_OF_A_HARD_VOTE
 from manyeyes.types import ABSTAIN, FloatArray, VoteArray, Votes
 
 Mask = npt.NDArray[np.bool_]
@@ -26,10 +27,8 @@ Part = TypeVar("Part")
 
 SURE: Final = 1e-3
 """No vote is trusted further than this from certainty, as in the label models."""
-PRIOR_ACCURACY: Final = 0.7
-"""Where an accuracy is estimated without gold, a hard vote is right this often until votes say otherwise."""
 PRIOR_VOTES: Final = 10.0
-"""How many votes that assumption is worth."""
+"""How many votes it is worth that a hard vote is right as often as label models take it to be at first."""
 
 _SPANS: Final = 8
 _ENOUGH: Final = 200_000  # votes for one accuracy: its standard error is then about 0.001
@@ -201,8 +200,8 @@ def log_odds_of_accuracy(
     step = max(1, len(others) // _ENOUGH)
     others = others[::step]
     own = None if scores is None else scores[::step]
-    centre = 0.0 if scores is not None else math.log(PRIOR_ACCURACY / (1 - PRIOR_ACCURACY))
-    strength = PRIOR_VOTES * PRIOR_ACCURACY * (1 - PRIOR_ACCURACY)
+    centre = 0.0 if scores is not None else math.log(ACCURACY_OF_A_HARD_VOTE / (1 - ACCURACY_OF_A_HARD_VOTE))
+    strength = PRIOR_VOTES * ACCURACY_OF_A_HARD_VOTE * (1 - ACCURACY_OF_A_HARD_VOTE)
 
     def gradient(offset: float) -> float:
         base = np.float32(offset) if own is None else own + np.float32(offset)

@@ -19,20 +19,15 @@ import numpy.typing as npt
 
 from manyeyes.errors import InvalidVotes, ModelNotFound, NotFitted, WeightsMismatch
 from manyeyes.models.dependence import copies
-from manyeyes.models.evidence import block_size, in_blocks, members, one_blas_thread, softmax
+from manyeyes.models.evidence import Float, block_size, in_blocks, members, one_blas_thread, softmax
 from manyeyes.registry import load
 from manyeyes.types import ABSTAIN, FloatArray, Votes
 
 Gold = npt.NDArray[np.signedinteger[Any]]
 """Known labels: any signed integer dtype, shape (n_items,); ABSTAIN where an item has none."""
 
-ACCURACY_OF_A_HARD_VOTE = 0.7
-"""What a vote without a score is worth before anything is known of its LF: right seven times out of ten."""
-
 _FORMAT = 2
 _TIE_BREAK = 5e-4
-
-Float = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

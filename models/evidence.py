@@ -25,6 +25,8 @@ _BLOCK_CELLS = 327_680
 """Items × classes a block: its scratch space stays near the processor."""
 _TABLE_CELLS = 32_768
 """Numbers in a table of joint evidence: more would fall out of the second-level cache (256 KiB of float64)."""
+ACCURACY_OF_A_HARD_VOTE = 0.7
+"""What a vote without a score is worth before anything is known of its LF: right seven times out of ten."""
 _SURE = 1e-3
 """No score is trusted further than this from certainty, so that one LF can always be outvoted."""
 

@@ -19,12 +19,10 @@ from manyeyes.models.dependence import (
     residual_of_accuracies,
     share_a_primitive,
 )
-from manyeyes.models.evidence import Float, members, score_logits, softmax
+from manyeyes.models.evidence import ACCURACY_OF_A_HARD_VOTE, Float, members, score_logits, softmax
 from manyeyes.models.observed import Observed
 from manyeyes.types import ABSTAIN
 
-PRIOR_ACCURACY = 0.7
-"""How often a vote is right before anything is known of its LF, were the classes even."""
 MAX_CLASSES_WITH_CONFUSIONS = 64
 """Above this, wrong votes are taken to fall on the other classes as these are frequent."""
 _LIMIT = 7.0
@@ -202,11 +200,11 @@ class Learner:
         """Return what each LF's votes are worth by its reliability alone: P(right | value), (n_lfs, n_values).
 
         One number e an LF, the log-odds of a right vote were the classes even, such that as many of its votes are right
-        as the posterior says, with prior votes that are right as PRIOR_ACCURACY says.
+        as the posterior says, with prior votes that are right as ACCURACY_OF_A_HARD_VOTE says.
         """
         inside = self._inside(balance)
         chance = inside / (1 - inside)
-        start = np.log(PRIOR_ACCURACY * (self.k - 1) / (1 - PRIOR_ACCURACY)) - np.log(self.k - 1)
+        start = np.log(ACCURACY_OF_A_HARD_VOTE) - np.log(1 - ACCURACY_OF_A_HARD_VOTE)
         even = 1.0 / (self.k - 1)
         total = self.per_value.sum(axis=1, keepdims=True)
         habit = np.where(total > 0, self.per_value / np.maximum(total, 1e-9), 1.0 / self.n_values)
@@ -292,12 +290,12 @@ class Learner:
     # Dependence
 
     def _discounts(self, dependence: Float) -> Float:
-        copies = self.share[:, None] < 1
-        same = copies & copies.T & (np.abs(dependence) >= 0)
-        if same.any():
+        """Return what a vote of each LF counts for beside the others; exact copies already share one vote."""
+        copied = self.share < 1
+        if copied.any():
             columns = np.ascontiguousarray(self.classes.T)
             equal = np.array([[np.array_equal(a, b) for b in columns] for a in columns])
-            dependence = np.where(same & equal, 0.0, dependence)
+            dependence = np.where(np.outer(copied, copied) & equal, 0.0, dependence)
         return discounts(dependence * self.share[None, :])
 
     def _residual(self, posterior: npt.NDArray[np.float32], counts: Float) -> Float:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from manyeyes.models.base import ACCURACY_OF_A_HARD_VOTE, Gold, LabelModel
-from manyeyes.models.evidence import Float
+from manyeyes.models.base import Gold, LabelModel
+from manyeyes.models.evidence import ACCURACY_OF_A_HARD_VOTE, Float
 from manyeyes.types import ABSTAIN, FloatArray, Votes
 
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from manyeyes.models.base import ACCURACY_OF_A_HARD_VOTE, Gold, LabelModel, sum_by_class
+from manyeyes.models.base import Gold, LabelModel, sum_by_class
 from manyeyes.models.dependence import copies, prior_dependence
-from manyeyes.models.evidence import Float
+from manyeyes.models.evidence import ACCURACY_OF_A_HARD_VOTE, Float
 from manyeyes.models.observed import Observed, observe
 from manyeyes.types import ABSTAIN, FloatArray, Votes, no_scores
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from manyeyes.models.base import ACCURACY_OF_A_HARD_VOTE
+from manyeyes.models.evidence import ACCURACY_OF_A_HARD_VOTE
 from manyeyes.models.majority import MajorityVote
 from manyeyes.models.triplet import Triplet
 from manyeyes.types import ABSTAIN, Votes
