@@ -115,8 +115,8 @@ class LabelModel:
 
         def work(rows: slice) -> None:
             block = votes.rows(rows)
-            probs[rows] = softmax(
-                self._log_posterior(block, None if embeddings is None else embeddings[rows])
+            softmax(
+                self._log_posterior(block, None if embeddings is None else embeddings[rows]), out=probs[rows]
             )
 
         in_blocks(votes.n_items, work, size=block_size(votes.n_classes))

@@ -55,7 +55,6 @@ class Settings(Protocol):
     prior_votes: float
     gold_weight: float
     max_iterations: int
-    tolerance: float
 
 
 class Learner:
@@ -99,8 +98,8 @@ class Learner:
             self.one_hot = np.zeros((len(self.classes), self.m * self.n_values), dtype=np.float32)
             self.one_hot[self.item, self.cell] = 1.0
 
-    def run(self, shared: Sequence[Sequence[str]]) -> None:
-        """Learn everything."""
+    def run(self, shared: Sequence[Sequence[str]], tolerance: float) -> None:
+        """Learn everything, until no posterior moves by more than ``tolerance``."""
         if self.settings.dependence:
             expected = prior_dependence(self.observed, shared)
             self.discount = self._discounts(expected)
@@ -112,7 +111,7 @@ class Learner:
             for _ in range(self.settings.max_iterations):
                 counts = self._maximise(posterior, target)
                 previous, posterior = posterior, self._expect()
-                if np.abs(posterior - previous).max(initial=0.0) < self.settings.tolerance:
+                if np.abs(posterior - previous).max(initial=0.0) < tolerance:
                     break
             if self.settings.dependence and turn < rounds - 1:
                 self.discount = self._discounts(self._residual(posterior, counts))

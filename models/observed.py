@@ -19,7 +19,7 @@ from manyeyes.types import ABSTAIN, Votes
 MAX_ROWS = 8_192
 """Rows that a label model is fitted on at most: the share of right votes of an LF that votes on half of them is known
 to within 0.8 points."""
-MAX_SCANNED = 2_000_000
+MAX_SCANNED = 500_000
 """Items whose rows are compared at most; of more, every n-th is."""
 
 _MULTIPLIERS = np.array(

@@ -110,11 +110,16 @@ class Pooled(LabelModel):
     ) -> None:
         self.learn_from(observe(votes, gold), shared)
 
-    def learn_from(self, observed: Observed, shared: Sequence[Sequence[str]]) -> None:
-        """Learn from rows that were observed before, so that several models share the work."""
+    def learn_from(
+        self, observed: Observed, shared: Sequence[Sequence[str]], *, tolerance: float | None = None
+    ) -> None:
+        """Learn from rows that were observed before, so that several models share the work.
+
+        tolerance: for a trial, in place of the model's own.
+        """
         votes, gold = observed.votes, observed.gold
         learner = Learner(self, observed, share=self.share_, telling=self._abstentions_tell(observed))
-        learner.run(shared)
+        learner.run(shared, self.tolerance if tolerance is None else tolerance)
         self.table_, self.slope_, self.centre_ = learner.table, learner.slope, learner.centre
         self.discount_, self.log_balance_ = learner.discount, np.log(learner.settled_balance)
         # The silence of LFs that err alike counts for no more than their votes do.

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from manyeyes.models.base import LabelModel
-from manyeyes.models.evidence import Float, softmax
+from manyeyes.models.evidence import Float, each
 from manyeyes.models.observed import Observed
 from manyeyes.types import ABSTAIN, FloatArray
 
-MAX_ROWS = 3_000
+MAX_ROWS = 2_000
 _MAX_CELLS = 8_000_000
 """Rows × LFs × classes that are laid out at once."""
 _SHARPNESS = (1.0, 3.0, 9.0)
@@ -64,7 +64,7 @@ def compare(
     rows, for candidates that use them.
     """
     several = _several_valued(observed)
-    told = [foretold(model, observed, dependence, embeddings, several=several) for model in candidates]
+    told = each(lambda model: foretold(model, observed, dependence, embeddings, several=several), candidates)
     weight = observed.weight
     best, gain, error = 0, 0.0, 0.0
     for place in range(1, len(told)):
@@ -91,7 +91,10 @@ def foretold(
     """
     votes, weight = observed.votes, observed.weight
     told = model.explain(votes, embeddings)
-    whole = told.log_prior + told.evidence.sum(axis=1)
+    # Classes first from here on: sums over the items of a class are over neighbours in memory.
+    evidence = np.ascontiguousarray(told.evidence.transpose(1, 2, 0))
+    whole = told.log_prior.T + evidence.sum(axis=0)
+    voted = np.ascontiguousarray(votes.classes.T) != ABSTAIN
     several = _several_valued(observed) if several is None else several
     presence = not several.any()
     gains = np.zeros((len(_SHARPNESS), votes.n_items))
@@ -100,13 +103,14 @@ def foretold(
             continue
         left_out = dependence[j] > _DEPENDENT
         left_out[j] = True
-        column = votes.classes[:, j].astype(np.intp)
-        others = (votes.classes[:, ~left_out] != ABSTAIN).any(axis=1)
-        rows = others | (embeddings is not None) if presence else others & (column != ABSTAIN)
-        value = np.where(column == ABSTAIN, votes.n_values, column)[rows]
-        rest = whole[rows] - told.evidence[rows][:, left_out].sum(axis=1)
-        for i, sharpness in enumerate(_SHARPNESS):
-            gains[i, rows] += _gain(softmax(sharpness * rest), value, weight[rows], votes.n_values + 1)
+        others = voted[~left_out].any(axis=0)
+        rows = np.flatnonzero(others | (embeddings is not None) if presence else others & voted[j])
+        rest = whole[:, rows]
+        for lf in np.flatnonzero(left_out):
+            rest -= evidence[lf][:, rows]
+        column = votes.classes[rows, j].astype(np.intp)
+        value = np.where(column == ABSTAIN, votes.n_values, column)
+        gains[:, rows] += _gains(rest, value, weight[rows], votes.n_values + 1)
     best: Float = gains[int(np.argmax(gains @ weight))]
     return best
 
@@ -121,14 +125,23 @@ def _several_valued(observed: Observed) -> npt.NDArray[np.bool_]:
     return several
 
 
-def _gain(posterior: Float, vote: npt.NDArray[np.integer], weight: Float, n_values: int) -> Float:
-    """Return log P(vote | posterior) − log P(vote): shape (n_rows,)."""
+def _gains(logits: Float, vote: npt.NDArray[np.integer], weight: Float, n_values: int) -> Float:
+    """Return log P(vote | posterior) − log P(vote) at each sharpness: shape (len(_SHARPNESS), n_rows).
+
+    logits: of the posterior, shape (n_classes, n_rows).
+    """
     one_hot = np.zeros((len(vote), n_values))
     one_hot[np.arange(len(vote)), vote] = weight
-    counts = one_hot.T @ posterior
-    habit = counts.sum(axis=1) + 1.0
+    habit = np.bincount(vote, weights=weight, minlength=n_values) + 1.0
     habit /= habit.sum()
-    given_class = (counts + _HABIT * habit[:, None]) / (counts.sum(axis=0) + _HABIT)
-    likelihood = (posterior * given_class[vote]).sum(axis=1)
-    gain: Float = np.log(likelihood) - np.log(habit[vote])
-    return gain
+    usual = np.log(habit)[vote]
+    logits = logits - logits.max(axis=0, initial=-np.inf)
+    gains = np.empty((len(_SHARPNESS), len(vote)))
+    for i, sharpness in enumerate(_SHARPNESS):
+        posterior = np.exp(sharpness * logits)
+        posterior /= posterior.sum(axis=0)
+        counts = posterior @ one_hot
+        given_class = (counts + _HABIT * habit) / (counts.sum(axis=1, keepdims=True) + _HABIT)
+        likelihood = np.einsum("cn,cn->n", posterior, given_class[:, vote])
+        gains[i] = np.log(likelihood) - usual
+    return gains

@@ -149,6 +149,6 @@ def test_weights_count_as_so_many_items() -> None:
 
 
 def test_a_comparison_is_bounded() -> None:
-    assert rows_to_compare(5, 2) == 3_000
+    assert rows_to_compare(5, 2) == 2_000
     assert rows_to_compare(20, 1_000) == 400
     assert rows_to_compare(1_000, 1_000) == 256
