@@ -54,7 +54,6 @@ class Settings(Protocol):
     dependence: bool
     prior_votes: float
     gold_weight: float
-    max_iterations: int
 
 
 class Learner:
@@ -98,8 +97,8 @@ class Learner:
             self.one_hot = np.zeros((len(self.classes), self.m * self.n_values), dtype=np.float32)
             self.one_hot[self.item, self.cell] = 1.0
 
-    def run(self, shared: Sequence[Sequence[str]], tolerance: float) -> None:
-        """Learn everything, until no posterior moves by more than ``tolerance``."""
+    def run(self, shared: Sequence[Sequence[str]], max_iterations: int, tolerance: float) -> None:
+        """Learn everything, in each round until no posterior moves by more than ``tolerance``."""
         if self.settings.dependence:
             expected = prior_dependence(self.observed, shared)
             self.discount = self._discounts(expected)
@@ -108,7 +107,7 @@ class Learner:
         target = self._share_of(posterior)
         rounds = _ROUNDS if self.settings.dependence else 1
         for turn in range(rounds):
-            for _ in range(self.settings.max_iterations):
+            for _ in range(max_iterations):
                 counts = self._maximise(posterior, target)
                 previous, posterior = posterior, self._expect()
                 if np.abs(posterior - previous).max(initial=0.0) < tolerance:
