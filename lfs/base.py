@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from manyeyes.errors import InvalidRecipe, ItemError, nearest
 from manyeyes.lfs.partial import Named, members
-from manyeyes.primitives.base import FeatureSet
+from manyeyes.primitives.base import FeatureSet, Primitive
 from manyeyes.types import ABSTAIN, FloatArray, VoteArray, vote_dtype
 
 
@@ -125,6 +125,15 @@ class LabelingFunction:
     def reads(self) -> tuple[str, ...]:
         """The feature names that this LF needs; empty where it reads only text, metadata or file names."""
         return ()
+
+    @property
+    def primitives(self) -> Mapping[str, Primitive]:
+        """Signals that this LF alone defines, such as a question put to a model: feature name → primitive.
+
+        The names begin with ``lf:`` and the LF's name. They are batched, cached and counted like those of a recipe, and
+        stand in ``reads`` too.
+        """
+        return {}
 
     def prepare(self, context: Context) -> None:
         """Fetch what voting needs beside features, such as prompt embeddings; called once before the first vote."""

@@ -35,7 +35,7 @@ from manyeyes.primitives.cache import Cache
 from manyeyes.primitives.extractor import Extractor, PassCounter
 from manyeyes.recipe import Recipe
 from manyeyes.recipe_label_model import TargetPrecision
-from manyeyes.settings import home
+from manyeyes.settings import Limits, home
 from manyeyes.types import ABSTAIN, FloatArray, Item, Labels, Versions, Votes, set_name
 
 Progress = Callable[[int], None]
@@ -71,10 +71,7 @@ class Labeler:
         self.chunk_size = chunk_size
         self._lfs = build_lfs(recipe)
         self._prepared = False
-        self.extractor = extractor or Extractor.for_specs(
-            {name: recipe.primitives[name] for name in sorted({_family(f) for f in self.needs})},
-            cache=Cache.shared(home() / "cache"),
-        )
+        self.extractor = extractor or extractor_for(recipe, cache=Cache.shared(home() / "cache"))
 
     @property
     def lfs(self) -> Sequence[LabelingFunction]:
@@ -322,6 +319,20 @@ def gold_indices(
 
 def _told(sets: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
     return "; ".join(set_name(classes, members) for members in sets) or "none"
+
+
+def extractor_for(recipe: Recipe, *, cache: Cache | None, limits: Limits | None = None) -> Extractor:
+    """Return what computes the features that a recipe's LFs and its label model read; no weights are loaded yet.
+
+    Raises InvalidRecipe if an LF cannot be built.
+    """
+    lfs = build_lfs(recipe)
+    own = {feature: primitive for lf in lfs for feature, primitive in lf.primitives.items()}
+    read = {feature for lf in lfs for feature in lf.reads} | {recipe.label_model.embeddings or ""}
+    families = sorted({_family(feature) for feature in read - set(own)} - {""})
+    return Extractor.for_specs(
+        {name: recipe.primitives[name] for name in families}, also=own, cache=cache, limits=limits
+    )
 
 
 def _family(feature: str) -> str:

@@ -76,8 +76,10 @@ def parse_lf(value: Any, info: ValidationInfo) -> LFSpec:
     context = {"classes": classes, "modalities": lambda name: modalities(name, primitives)}
     spec: LFSpec = kind.Spec.model_validate(value, context=context)
     if classes is not None and "primitives" in info.data:
-        for feature in build_lf(spec, classes).reads:
-            _check_declared(spec, feature, primitives)
+        lf = build_lf(spec, classes)
+        for feature in lf.reads:
+            if feature not in lf.primitives:
+                _check_declared(spec, feature, primitives)
     return spec
 
 

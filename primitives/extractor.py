@@ -71,6 +71,7 @@ class Extractor:
         cls,
         specs: Mapping[str, PrimitiveSpec],
         *,
+        also: Mapping[str, Primitive] | None = None,
         cache: Cache | None = None,
         batch_size: int = 32,
         decode_threads: int | None = None,
@@ -78,9 +79,10 @@ class Extractor:
     ) -> Self:
         """Return an extractor for the primitives of a recipe; no weights are loaded yet.
 
+        also: feature name → primitive, of signals that are no primitives of the recipe.
         Raises InvalidRecipe if a kind is unknown.
         """
-        primitives: dict[str, Primitive] = {}
+        primitives: dict[str, Primitive] = dict(also or {})
         for name, spec in specs.items():
             primitives |= load("manyeyes.primitives", spec.kind).build(name, spec)
         return cls(

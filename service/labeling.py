@@ -17,9 +17,8 @@ import anyio.to_thread
 from starlette.requests import ClientDisconnect
 
 from manyeyes.errors import ServiceUnavailable
-from manyeyes.labeler import Labeler
+from manyeyes.labeler import Labeler, extractor_for
 from manyeyes.primitives.cache import Cache
-from manyeyes.primitives.extractor import Extractor
 from manyeyes.service.errors import Refusal
 from manyeyes.service.items import Read
 from manyeyes.service.recipes import ServedRecipe
@@ -123,6 +122,6 @@ def make_labeler(served: ServedRecipe, settings: ServiceSettings) -> Labeler:
     """
     labeler = Labeler(
         served.recipe,
-        extractor=Extractor.for_specs(dict(served.recipe.primitives), cache=Cache(), limits=settings.limits),
+        extractor=extractor_for(served.recipe, cache=Cache(), limits=settings.limits),
     )
     return labeler if served.label_model is None else labeler.load_label_model(served.label_model)

@@ -218,14 +218,11 @@ def _shares(*shares: float) -> tuple[str, ...]:
 
 
 def _labeler(recipe: Recipe, options: Options) -> Labeler:
-    from manyeyes.labeler import Labeler
+    from manyeyes.labeler import Labeler, extractor_for
 
-    if options.cache:
-        labeler = Labeler(recipe)
-    else:
-        from manyeyes.primitives.extractor import Extractor
-
-        labeler = Labeler(recipe, extractor=Extractor.for_specs(recipe.primitives, cache=None))
+    labeler = (
+        Labeler(recipe) if options.cache else Labeler(recipe, extractor=extractor_for(recipe, cache=None))
+    )
     if options.label_model is not None:
         labeler.load_label_model(options.label_model)
     return labeler
