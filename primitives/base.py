@@ -20,9 +20,15 @@ from manyeyes.types import Item
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-Modality: TypeAlias = Literal["image", "text"]
+Modality: TypeAlias = Literal["image", "text", "pair"]
+"""Which half of an item is read: its image, its text, or the pair of both, of which neither may be missing."""
 Rows: TypeAlias = npt.NDArray[np.void]
 """A structured array, one named column a feature. Its dtype belongs to the primitive: a cached row is plain bytes."""
+Outcome: TypeAlias = "Rows | ItemError | None"
+"""What a primitive says of one input: its rows; what is wrong with that input; None where it could not look this time.
+
+Only rows are cached, so that the others are tried again. None makes the feature absent, and LFs that read it abstain.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +76,10 @@ class Primitive(Protocol):
     def setup(self) -> None:
         """Load the weights; called once, before the first batch, in the process that computes. Idempotent."""
 
-    def compute(self, batch: Sequence[Any]) -> Sequence[Rows]:
-        """Return one array of rows for each input, in order.
+    def compute(self, batch: Sequence[Any]) -> Sequence[Outcome]:
+        """Return one array of rows for each input, in order; an ItemError or None in its place where there is none.
 
-        batch: DecodedImage for modality "image", str for "text"; never empty.
+        batch: DecodedImage for modality "image", str for "text", a tuple of both for "pair"; never empty.
         Each array has this primitive's dtype and shape (1,), or (n_rows,) where ragged.
         """
 
@@ -82,7 +88,7 @@ class Primitive(Protocol):
 class PreparingPrimitive(Primitive, Protocol):
     """A primitive that reduces each input on the decoding threads, so that the full pixels need not be kept.
 
-    ``compute`` then gets what ``prepare`` returned, and must take decoded inputs too.
+    ``compute`` then gets what ``prepare`` returned, and must take decoded inputs too. Texts alone are not prepared.
     """
 
     def prepare(self, decoded: Any) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from manyeyes.errors import CacheUnusable, ItemError, ManyeyesError, PrimitiveFailed
-from manyeyes.primitives.base import Primitive, Rows
+from manyeyes.primitives.base import Outcome, Primitive
 from manyeyes.primitives.cache import Cache
 from manyeyes.primitives.counter import PassCounter
 from manyeyes.primitives.features import Layout
@@ -64,10 +64,10 @@ class Computing:
         self._seen.append((path, stat, digest))
 
     def add(self, feature: str, primitive: Primitive, digest: bytes, value: Any) -> None:
-        """Queue an input; a full batch is computed at once."""
+        """Queue an input; a full batch is computed at once. A primitive may say its own ``batch_size``."""
         self._primitives[feature] = primitive
         self._waiting[feature][digest] = value
-        if len(self._waiting[feature]) >= self._batch_size:
+        if len(self._waiting[feature]) >= getattr(primitive, "batch_size", self._batch_size):
             self._compute(feature)
 
     def finish(self) -> None:
@@ -84,14 +84,14 @@ class Computing:
         layout = self._layout(feature)
         results = self._rows_of(feature, layout, list(batch.values()))
         for digest, result in zip(batch, results, strict=True):
-            if isinstance(result, PrimitiveFailed):
+            if isinstance(result, ItemError):
                 self.failed[digest] = result
-            else:
+            elif result is not None:
                 self._unsaved[feature][digest] = self.rows[feature][digest] = result.tobytes()
         if time.monotonic() - self._saved_at > _SAVE_EVERY_S:
             self._save()
 
-    def _rows_of(self, feature: str, layout: Layout, batch: Sequence[Any]) -> list[Rows | PrimitiveFailed]:
+    def _rows_of(self, feature: str, layout: Layout, batch: Sequence[Any]) -> list[Outcome]:
         """Return rows for each input; where a batch fails, halve it until the inputs that fail alone are found."""
         self._counter.add(feature, len(batch), prompts=self._prompts)
         try:

@@ -23,6 +23,7 @@ from manyeyes.primitives.computing import Computing
 from manyeyes.primitives.contents import Contents, check_text
 from manyeyes.primitives.counter import PassCounter
 from manyeyes.primitives.features import Layout
+from manyeyes.primitives.pairs import see_pairs
 from manyeyes.primitives.reading import Read, Reader, ahead
 from manyeyes.registry import load
 from manyeyes.settings import Limits
@@ -99,27 +100,46 @@ class Extractor:
         needed = {feature: self._primitive(feature) for feature in dict.fromkeys(needs)}
         of_images = {feature: p for feature, p in needed.items() if p.modality == "image"}
         of_texts = {feature: p for feature, p in needed.items() if p.modality == "text"}
+        of_pairs = {feature: p for feature, p in needed.items() if p.modality == "pair"}
         contents = Contents.of(
-            items, images=bool(of_images), texts=bool(of_texts), cache=self.cache, limits=self.limits
+            items,
+            images=bool(of_images or of_pairs),
+            texts=bool(of_texts or of_pairs),
+            cache=self.cache,
+            limits=self.limits,
         )
         work = self._computing()
-        if of_images:
+        if of_images or of_pairs:
             self._see_images(contents, of_images, work)
         if of_texts:
             self._see_texts(contents.wordings, of_texts, work)
+        pairs: list[bytes | None] = []
+        if of_pairs:
+            pairs = see_pairs(
+                items,
+                contents,
+                of_pairs,
+                work,
+                threads=self._threads,
+                limits=self.limits,
+                ready=self._ready,
+                n_ahead=self.batch_size + self.decode_threads,
+            )
         work.finish()
         errors = dict(contents.errors)
         if work.failed:
-            for i, digests in enumerate(zip(contents.images, contents.texts, strict=True)):
+            halves = [contents.images, contents.texts, *([pairs] if pairs else [])]
+            for i, digests in enumerate(zip(*halves, strict=True)):
                 for digest in digests:
                     if digest in work.failed:
                         errors.setdefault(i, work.failed[digest])
         for i in errors:
             contents.images[i] = contents.texts[i] = None
+            if pairs:
+                pairs[i] = None
+        of = {"image": contents.images, "text": contents.texts, "pair": pairs}
         blocks = {
-            feature: self._layout(feature).assemble(
-                contents.images if primitive.modality == "image" else contents.texts, work.rows[feature]
-            )
+            feature: self._layout(feature).assemble(of[primitive.modality], work.rows[feature])
             for feature, primitive in needed.items()
         }
         return FeatureSet(items=items, blocks=blocks, errors=dict(sorted(errors.items())))

@@ -9,7 +9,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from manyeyes.primitives.base import Features, Primitive, Rows
+from manyeyes.errors import ItemError
+from manyeyes.primitives.base import Features, Outcome, Primitive
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ class Layout:
         """Return whether bytes can be rows of this layout."""
         return len(row) % self.dtype.itemsize == 0 if self.ragged else len(row) == self.dtype.itemsize
 
-    def check(self, rows: Sequence[Rows], n_inputs: int) -> None:
+    def check(self, rows: Sequence[Outcome], n_inputs: int) -> None:
         """Raise TypeError if a primitive's answer breaks its contract."""
         if len(rows) != n_inputs:
             raise TypeError(f"{len(rows)} arrays of rows for {n_inputs} inputs")
         for array in rows:
+            if array is None or isinstance(array, ItemError):
+                continue
             shape = tuple(np.shape(array))
             if array.dtype != self.dtype or len(shape) != 1 or (not self.ragged and shape != (1,)):
                 wanted = "(n_rows,)" if self.ragged else "(1,)"
