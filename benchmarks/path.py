@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,6 @@ from manyeyes.sinks import read_labels
 from manyeyes.types import ABSTAIN
 
 GARMENTS = Path(__file__).resolve().parents[1] / "examples" / "garments.yaml"
-EXTRA_LF = {"name": "dark", "kind": "metadata", "when": "brightness < 0.2", "vote": "outwear"}
 
 
 def photos(folder: Path) -> list[Item]:
@@ -55,23 +55,40 @@ def accuracy_bars(labels: Labels, gold: np.ndarray) -> list[Bar]:
     ]
 
 
+def with_lf(recipe: Recipe, darkness: float) -> Recipe:
+    """Return a recipe with one labeling function more."""
+    told = recipe.model_dump(mode="json")
+    dark = {"name": "dark", "kind": "metadata", "when": f"brightness < {darkness:g}", "vote": "outwear"}
+    return Recipe.parse({**told, "lfs": [*told["lfs"], dark]})
+
+
 def relabel_bars(recipe: Recipe, items: list[Item]) -> list[Bar]:
-    """Adding an LF over cached features: forward passes made, and items labeled in a second (median of five)."""
+    """Adding an LF over cached features: forward passes made, and items labeled in a second (medians of five).
+
+    Once from the cache on disk, as a new process does, and once over a ``Collection``, as one does who edits.
+    """
     Labeler(recipe).label(items)
-    edited = Recipe.parse(
-        {**recipe.model_dump(mode="json"), "lfs": [*recipe.model_dump(mode="json")["lfs"], EXTRA_LF]}
-    )
-    seconds, passes = [], 0
+    edited = with_lf(recipe, 0.2)
+    many = [replace(item, id=f"{copy}/{item.id}") for copy in range(10) for item in items]
+    from_disk, held, passes = [], [], 0
     for _ in range(5):
         labeler = Labeler(edited)
         before = labeler.counter.total
         start = time.perf_counter()
         labeler.label(items)
-        seconds.append(time.perf_counter() - start)
+        from_disk.append(time.perf_counter() - start)
         passes += labeler.counter.total - before
+    seen = Labeler(recipe).see(many)
+    Labeler(recipe).label(seen)
+    for attempt in range(5):
+        labeler = Labeler(with_lf(recipe, 0.1 + attempt / 100))
+        start = time.perf_counter()
+        labeler.label(seen)
+        held.append(time.perf_counter() - start)
     return [
         at_most("relabel: forward passes", passes, 0),
-        at_least("relabel: items/s on cached features", len(items) / statistics.median(seconds), 20_000),
+        at_least("relabel: items/s on cached features", len(items) / statistics.median(from_disk), 20_000),
+        at_least("relabel: items/s on features held", len(many) / statistics.median(held), 200_000),
     ]
 
 

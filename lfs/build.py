@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from manyeyes.errors import ItemError
-from manyeyes.lfs.base import LabelingFunction, LFSpec
+from manyeyes.lfs.base import LabelingFunction, LFSpec, VoteColumn
 from manyeyes.models.evidence import one_blas_thread
 from manyeyes.primitives.base import FeatureSet
 from manyeyes.registry import load
@@ -41,8 +41,12 @@ def declared_sets(lfs: Sequence[LabelingFunction]) -> tuple[tuple[int, ...], ...
     return tuple(dict.fromkeys(members for lf in lfs for members in lf.sets))
 
 
+Ask: TypeAlias = Callable[[LabelingFunction, FeatureSet], VoteColumn]
+"""How an LF's votes are had: by asking it, or from where they are kept."""
+
+
 def collect_votes(
-    lfs: Sequence[LabelingFunction], features: FeatureSet, classes: Sequence[str]
+    lfs: Sequence[LabelingFunction], features: FeatureSet, classes: Sequence[str], *, ask: Ask | None = None
 ) -> tuple[Votes, dict[int, ItemError]]:
     """Return the label matrix of some items, and what LFs found wrong with which rows.
 
@@ -60,7 +64,7 @@ def collect_votes(
         features = replace(features, items=items)
     with one_blas_thread():
         for j, lf in enumerate(lfs):
-            column = lf.vote(features)
+            column = lf.vote(features) if ask is None else ask(lf, features)
             matrix[:, j], scores[:, j] = _in_table(column.classes, lf, sets), column.scores
             for row, error in column.errors.items():
                 errors.setdefault(row, error)

@@ -60,7 +60,8 @@ class Column:
             return cls.texts(values)  # type: ignore[arg-type]
         if types <= {float}:
             return cls.numbers(np.array(values, dtype=np.float64))
-        kinds = np.fromiter((_kind(value) for value in values), dtype=np.uint8, count=n)
+        kind_of = {python_type: _kind(python_type) for python_type in types}
+        kinds = np.fromiter(map(kind_of.__getitem__, map(type, values)), dtype=np.uint8, count=n)
         number = np.zeros(n)
         numeric = np.flatnonzero((kinds == NUMBER) | (kinds == TRUTH))
         number[numeric] = [_as_float(values[i]) for i in numeric.tolist()]
@@ -155,12 +156,12 @@ class Column:
         return Column.truths(values, both)
 
 
-def _kind(value: object) -> int:
-    if isinstance(value, (bool, np.bool_)):
+def _kind(python_type: type) -> int:
+    if issubclass(python_type, (bool, np.bool_)):
         return TRUTH
-    if isinstance(value, (int, float, np.integer, np.floating)):
+    if issubclass(python_type, (int, float, np.integer, np.floating)):
         return NUMBER
-    return TEXT if isinstance(value, str) else MISSING
+    return TEXT if issubclass(python_type, str) else MISSING
 
 
 def _as_float(value: Any) -> float:

@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from manyeyes.collection import Collection
 from manyeyes.errors import InvalidRecipe, InvalidRequest, ItemError, nearest
 from manyeyes.fitting import (
     Collected,
@@ -28,11 +29,12 @@ from manyeyes.fitting import (
     top_two,
 )
 from manyeyes.lfs.base import LabelingFunction
-from manyeyes.lfs.build import build_lfs, collect_votes, declared_sets
+from manyeyes.lfs.build import Ask, build_lfs, collect_votes, declared_sets
 from manyeyes.models.base import LabelModel, load_label_model
 from manyeyes.primitives.base import FeatureSet
 from manyeyes.primitives.cache import Cache
 from manyeyes.primitives.extractor import Extractor, PassCounter
+from manyeyes.primitives.naming import families
 from manyeyes.recipe import Recipe
 from manyeyes.recipe_label_model import TargetPrecision
 from manyeyes.settings import Limits, home
@@ -93,12 +95,25 @@ class Labeler:
         """How many forward passes each primitive has made; a fully cached run adds none."""
         return self.extractor.counter
 
-    def collect(self, items: Iterable[Item], *, progress: Progress | None = None) -> Collected:
+    def see(self, items: Iterable[Item], *, progress: Progress | None = None) -> Collection:
+        """Return some items with their features held in memory, which every method takes in place of items.
+
+        For the loop of editing LFs: any Labeler then computes only what is new to the collection. Raises InvalidRequest
+        if two items have the same id.
+        """
+        collection = Collection(tuple(items))
+        _refuse_duplicates(collection.ids)
+        collection.features(self.extractor, self.needs, chunk_size=self.chunk_size, progress=progress)
+        return collection
+
+    def collect(self, items: Iterable[Item] | Collection, *, progress: Progress | None = None) -> Collected:
         """Return what the LFs say of some items, ready for ``fit_collected`` and ``fuse``.
 
         Items are read and forgotten chunk by chunk. Raises InvalidRequest if two items have the same id.
         """
         self._prepare()
+        if isinstance(items, Collection):
+            return self._collect_held(items, progress)
         parts: list[Votes] = []
         embedded: list[FloatArray] = []
         errors: dict[int, ItemError] = {}
@@ -120,7 +135,7 @@ class Labeler:
         )
 
     def votes(
-        self, items: Iterable[Item], *, progress: Progress | None = None
+        self, items: Iterable[Item] | Collection, *, progress: Progress | None = None
     ) -> tuple[Votes, Mapping[int, ItemError], tuple[str, ...]]:
         """Return the label matrix of some items, what is wrong with which rows, and the ids; see ``collect``."""
         collected = self.collect(items, progress=progress)
@@ -128,7 +143,7 @@ class Labeler:
 
     def fit(
         self,
-        items: Iterable[Item],
+        items: Iterable[Item] | Collection,
         gold: Mapping[str, str] | None = None,
         *,
         progress: Progress | None = None,
@@ -148,7 +163,7 @@ class Labeler:
         self.label_model, self.threshold = self._fitted(collected, gold)
         return self
 
-    def label(self, items: Iterable[Item], *, progress: Progress | None = None) -> Labels:
+    def label(self, items: Iterable[Item] | Collection, *, progress: Progress | None = None) -> Labels:
         """Return the labels of some items, in order, with one error row for each item that cannot be labeled.
 
         Raises InvalidRequest if the recipe wants a precision and nothing was fitted with known labels.
@@ -250,11 +265,26 @@ class Labeler:
         self.label_model = model
         return self
 
+    def _collect_held(self, items: Collection, progress: Progress | None) -> Collected:
+        features = items.features(self.extractor, self.needs, chunk_size=self.chunk_size, progress=progress)
+        versions = self.extractor.versions(self.needs)
+        parts: list[Votes] = []
+        embedded: list[FloatArray] = []
+        errors = self._see(features, parts, embedded, ask=lambda lf, told: items.column(lf, told, versions))
+        return Collected(
+            votes=parts[0], errors=errors, ids=items.ids, embeddings=embedded[0] if embedded else None
+        )
+
     def _see(
-        self, features: FeatureSet, parts: list[Votes], embedded: list[FloatArray]
+        self,
+        features: FeatureSet,
+        parts: list[Votes],
+        embedded: list[FloatArray],
+        *,
+        ask: Ask | None = None,
     ) -> dict[int, ItemError]:
         """Keep what the LFs say of a chunk; return what is wrong with which of its rows."""
-        votes, errors = collect_votes(self._lfs, features, self.recipe.classes)
+        votes, errors = collect_votes(self._lfs, features, self.recipe.classes, ask=ask)
         parts.append(votes)
         feature = self.recipe.label_model.embeddings
         if feature is not None:
@@ -329,14 +359,10 @@ def extractor_for(recipe: Recipe, *, cache: Cache | None, limits: Limits | None 
     lfs = build_lfs(recipe)
     own = {feature: primitive for lf in lfs for feature, primitive in lf.primitives.items()}
     read = {feature for lf in lfs for feature in lf.reads} | {recipe.label_model.embeddings or ""}
-    families = sorted({_family(feature) for feature in read - set(own)} - {""})
+    named = sorted({name for feature in read - {""} for name in families(feature)})
     return Extractor.for_specs(
-        {name: recipe.primitives[name] for name in families}, also=own, cache=cache, limits=limits
+        {name: recipe.primitives[name] for name in named}, also=own, cache=cache, limits=limits
     )
-
-
-def _family(feature: str) -> str:
-    return feature.partition(".")[0]
 
 
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

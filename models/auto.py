@@ -246,6 +246,12 @@ class Auto(LabelModel):
         evidence: Float = self.choice_._evidence(votes, lf, state) / self.temperature_
         return evidence
 
+    def _moved(
+        self, votes: Votes, lf: int, state: Any, top: npt.NDArray[Any], runner_up: npt.NDArray[Any]
+    ) -> Float:
+        lead: Float = self.choice_._moved(votes, lf, state, top, runner_up) / self.temperature_
+        return lead
+
     def _log_posterior(self, votes: Votes, embeddings: FloatArray | None) -> Float:
         total = self.choice_._log_posterior(votes, embeddings)
         reached = None

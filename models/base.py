@@ -155,14 +155,20 @@ class LabelModel:
         ``prior + moved.sum(axis=1)`` is the log-odds of top against runner-up.
         """
         self._check(votes, embeddings)
-        state = self._state(votes, embeddings)
-        rows = np.arange(votes.n_items)
-        start = self._row_prior(votes, state)
-        moved = np.zeros((votes.n_items, votes.n_lfs), dtype=np.float32)
-        for j in range(votes.n_lfs):
-            evidence = self._evidence(votes, j, state)
-            moved[:, j] = evidence[rows, top] - evidence[rows, runner_up]
-        return (start[rows, top] - start[rows, runner_up]).astype(np.float32), moved
+        ahead = np.empty(votes.n_items, dtype=np.float32)
+        moved = np.empty((votes.n_items, votes.n_lfs), dtype=np.float32)
+
+        def work(rows: slice) -> None:
+            block, first, second = votes.rows(rows), top[rows], runner_up[rows]
+            state = self._state(block, None if embeddings is None else embeddings[rows])
+            each = np.arange(block.n_items)
+            start = self._row_prior(block, state)
+            ahead[rows] = start[each, first] - start[each, second]
+            for j in range(votes.n_lfs):
+                moved[rows, j] = self._moved(block, j, state, first, second)
+
+        in_blocks(votes.n_items, work, size=block_size(votes.n_classes))
+        return ahead, moved
 
     @property
     def version(self) -> str:
@@ -228,6 +234,17 @@ class LabelModel:
         """Return what one LF adds: float64, shape (n_items, n_classes)."""
         evidence: Float = state[:, lf, None] * members(votes)[votes.classes[:, lf]]
         return evidence
+
+    def _moved(
+        self, votes: Votes, lf: int, state: Any, top: npt.NDArray[Any], runner_up: npt.NDArray[Any]
+    ) -> Float:
+        """Return what one LF adds to the log-odds of one class of each item against another: float64, (n_items,)."""
+        if type(self)._evidence is LabelModel._evidence:
+            named, vote = members(votes), votes.classes[:, lf]
+            return np.asarray(state[:, lf] * (named[vote, top] - named[vote, runner_up]))
+        rows = np.arange(votes.n_items)
+        evidence = self._evidence(votes, lf, state)
+        return np.asarray(evidence[rows, top] - evidence[rows, runner_up])
 
     def _log_posterior(self, votes: Votes, embeddings: FloatArray | None) -> Float:
         state = self._state(votes, embeddings)

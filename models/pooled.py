@@ -205,6 +205,30 @@ class Pooled(LabelModel):
             )
         return evidence
 
+    def _moved(
+        self, votes: Votes, lf: int, state: _State, top: npt.NDArray[Any], runner_up: npt.NDArray[Any]
+    ) -> Float:
+        if votes.sets:
+            return super()._moved(votes, lf, state, top, runner_up)
+        # As `_evidence` does, of two classes instead of all.
+        vote = votes.classes[:, lf].astype(np.intp)
+        silent = vote == ABSTAIN
+        table = np.concatenate([self._whole_table(lf, state.named[:-1]), np.zeros((1, votes.n_classes))])
+        shift = 0.0 if state.shift is None else state.shift[:, lf]
+
+        def of(classes: npt.NDArray[Any]) -> Float:
+            own = vote == classes
+            evidence = (table[vote, classes] + shift * own) * self._weight[lf]
+            if self.guarded:
+                said = (table[vote, np.where(silent, 0, vote)] + shift) * self._weight[lf]
+                against = np.where(own | silent, 0.0, np.minimum(evidence - said, -_LEAST))
+                evidence = np.where(state.agreed, against, evidence)
+            if self.abstention_.any():
+                evidence = evidence + np.where(silent & state.some, self.abstention_[lf][classes], 0.0)
+            return np.asarray(evidence)
+
+        return of(top) - of(runner_up)
+
     def _whole_table(self, lf: int, named: Float) -> Float:
         """Return one LF's evidence of each value for each class: float64, shape (n_values, n_classes)."""
         table: Float = self.table_[lf]
