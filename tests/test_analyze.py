@@ -123,6 +123,14 @@ def test_without_gold_accuracy_is_estimated_and_not_claimed(mails: Path, recipe:
     assert all(lf["accuracy"] is None for lf in told(mails, "--recipe", recipe)["lfs"])
 
 
+def test_a_recipe_that_wants_a_precision_can_be_looked_at_without_gold(
+    mails: Path, recipe: Path, tmp_path: Path
+) -> None:
+    precise = tmp_path / "precise.yaml"
+    precise.write_text(f"{recipe.read_text()}abstain_below: {{precision: 0.95}}\n")
+    assert told(mails, "--recipe", precise)["lfs"] == told(mails, "--recipe", recipe)["lfs"]
+
+
 def test_copies_and_dependent_pairs_are_told_in_words(mails: Path, recipe: Path) -> None:
     gold = mails.parent / "all_gold.csv"
     result = call("analyze", mails, "--recipe", recipe, "--gold", gold)

@@ -26,6 +26,7 @@ from manyeyes.lfs.analysis_preview import Preview
 from manyeyes.lfs.base import VoteColumn
 from manyeyes.models.base import LabelModel
 from manyeyes.recipe import Recipe
+from manyeyes.recipe_label_model import TargetPrecision
 from manyeyes.sources import read_items
 from manyeyes.types import ABSTAIN, Labels, Votes, vote_dtype
 
@@ -216,8 +217,10 @@ def compare_recipes(here: Voted, there: Voted) -> WhatIf:
 
 
 def _vote(recipe: Recipe, options: Options, gold: Mapping[str, str] | None) -> Voted:
+    if not gold and isinstance(recipe.abstain_below, TargetPrecision):
+        # LFs can be looked at without the threshold that only known labels give.
+        recipe = recipe.model_copy(update={"abstain_below": 0.0})
     labeler = Labeler(recipe)
-    labeler.require_gold(gold)
     stream = Stream(reads=islice(read_items(options.paths, skipped=Counter()), options.limit))
     with screen.progress(f"voting ({recipe.name})", total=None) as done:
         collected = labeler.collect(stream.sound(), progress=done)
