@@ -1,62 +1,55 @@
-"""What LFs read of an item beside features: its text, its file name, its metadata."""
+"""What LFs read of an item as a text: its own, its file name, its metadata, or what a primitive recognised in it."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from typing import Annotated
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo
 
 from manyeyes.errors import InvalidRecipe, nearest
-from manyeyes.types import Item
+from manyeyes.primitives.base import FeatureSet
+from manyeyes.primitives.naming import METADATA, source_feature
+from manyeyes.primitives.texts import file_name, texts_of
 
-_METADATA = "metadata."
+__all__ = ["TextSource", "file_name", "needed_for", "read_texts"]
 
-
-def file_name(item: Item) -> str:
-    """Return the last part of where an item's image lies, or of its id where the image came as bytes.
-
-    A metadata field ``filename`` wins: an upload has no path, but its sender may say what the file was called.
-    """
-    told = item.metadata.get("filename")
-    if isinstance(told, str) and told:
-        return told
-    source = item.image
-    if not isinstance(source, str):
-        source = os.fsdecode(source) if isinstance(source, os.PathLike) else item.id
-    path = source
-    if "://" in path:
-        path = urlsplit(path).path
-    if "\\" in path:
-        path = path.replace("\\", "/")
-    return path.rstrip("/").rpartition("/")[2]
+_USUAL = ("ocr",)
+"""What gives text where it is not known which primitives there are."""
 
 
-def texts_of(items: Sequence[Item], on: str) -> list[str | None]:
+def read_texts(features: FeatureSet, on: str) -> list[str | None]:
     """Return the text that an LF reads of each item, None where there is none.
 
-    on: "text", "filename", or "metadata." and the name of a field. A number in a field is read as it is written.
+    on: "text", "filename", "metadata." and the name of a field, or a feature that gives text, which must be there.
     """
-    if on == "text":
-        return [item.text for item in items]
-    if on == "filename":
-        return [file_name(item) for item in items]
-    field = on.removeprefix(_METADATA)
-    values = [item.metadata.get(field) for item in items]
-    return [value if value is None or isinstance(value, str) else str(value) for value in values]
+    return texts_of(features.items, on, features.blocks)
 
 
-def _check_on(value: str) -> str:
-    if value in ("text", "filename") or (value.startswith(_METADATA) and len(value) > len(_METADATA)):
+def needed_for(on: str) -> tuple[str, ...]:
+    """Return the features that reading a text takes.
+
+    >>> needed_for("ocr"), needed_for("text")
+    (('ocr',), ())
+    """
+    feature = source_feature(on)
+    return () if feature is None else (feature,)
+
+
+def _check_on(value: str, info: ValidationInfo) -> str:
+    if value in ("text", "filename") or (value.startswith(METADATA) and len(value) > len(METADATA)):
         return value
-    allowed = ["text", "filename", "metadata.<field>"]
+    gives_text = (info.context or {}).get("gives_text", lambda: _USUAL)()
+    if value in gives_text:
+        return value
+    allowed = ["text", "filename", *gives_text]
     raise InvalidRecipe(
-        f"on: {value!r} cannot be read; allowed: {', '.join(allowed)}"
-        f"{nearest(value, ['text', 'filename']) or f'; for a metadata field write metadata.{value}'}"
+        f"on: {value!r} cannot be read; allowed: {', '.join([*allowed, 'metadata.<field>'])}"
+        f"{nearest(value, allowed) or f'; for a metadata field write metadata.{value}'}"
     )
 
 
 TextSource = Annotated[str, Field(max_length=200), AfterValidator(_check_on)]
-"""Where an LF finds its text: ``text``, ``filename`` or ``metadata.<field>``."""
+"""Where an LF finds its text: ``text``, ``filename``, ``metadata.<field>``, or a primitive that gives text (``ocr``).
+
+Recipes validate it with ``context={"gives_text": a function that returns the features that give text}``.
+"""

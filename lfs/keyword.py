@@ -1,4 +1,4 @@
-"""``kind: keyword`` and ``kind: regex``: words and patterns in a text, a metadata field or the file name.
+"""``kind: keyword`` and ``kind: regex``: words and patterns in a text, metadata, a file name, an image.
 
 ::
 
@@ -30,7 +30,7 @@ from manyeyes.lfs.base import (
     Word,
     Words,
 )
-from manyeyes.lfs.fields import TextSource, texts_of
+from manyeyes.lfs.fields import TextSource, needed_for, read_texts
 from manyeyes.lfs.partial import Named, Vote
 from manyeyes.lfs.patterns import compile_pattern
 from manyeyes.lfs.words import Texts, words_inside
@@ -87,11 +87,15 @@ class KeywordLF(LabelingFunction):
         self._inside = words_inside(listed, ignore_case=spec.ignore_case)
         self._vote = None if spec.vote is None else self.declare(spec.vote)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return needed_for(self.spec.on)
+
     def vote(self, features: FeatureSet) -> VoteColumn:
         spec = self.spec
         column = self.empty(len(features))
         texts = Texts(
-            texts_of(features.items, spec.on), ignore_case=spec.ignore_case, whole_words=spec.whole_words
+            read_texts(features, spec.on), ignore_case=spec.ignore_case, whole_words=spec.whole_words
         )
         allowed = texts.present.copy()
         for word in spec.none:
@@ -167,9 +171,13 @@ class RegexLF(LabelingFunction):
             for vote, patterns in votes
         }
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return needed_for(self.spec.on)
+
     def vote(self, features: FeatureSet) -> VoteColumn:
         column = self.empty(len(features))
-        texts = texts_of(features.items, self.spec.on)
+        texts = read_texts(features, self.spec.on)
         n = len(texts)
         hits: dict[int, npt.NDArray[np.int32]] = {}
         for vote, patterns in self._patterns.items():

@@ -40,6 +40,7 @@ from manyeyes.errors import InvalidRecipe, RecipeNotFound, UntrustedRecipe, near
 from manyeyes.lfs.base import LFSpec, Number
 from manyeyes.lfs.build import build_lf
 from manyeyes.primitives.base import PrimitiveSpec
+from manyeyes.primitives.naming import families
 from manyeyes.recipe_errors import from_pydantic, invalid_recipe, problem_at
 from manyeyes.recipe_label_model import (
     AbstainBelow,
@@ -166,7 +167,7 @@ class Recipe(BaseModel):
                 f"all LFs together may vote for {MAX_SETS} different sets of classes, got {n_sets}"
             )
         features = {feature for lf in lfs for feature in lf.reads} | {self.label_model.embeddings or ""}
-        read = {feature.partition(".")[0] for feature in features}
+        read = {name for feature in features for name in families(feature)}
         complete = {
             name: default_primitive(name) for name in DEFAULT_PRIMITIVES if name in read
         } | self.primitives

@@ -12,10 +12,11 @@ from manyeyes.errors import InvalidRecipe, ManyeyesError, nearest
 from manyeyes.lfs.base import LFSpec
 from manyeyes.lfs.build import build_lf
 from manyeyes.primitives.base import Primitive, PrimitiveSpec
+from manyeyes.primitives.naming import parts
 from manyeyes.recipe_errors import problem_at
 from manyeyes.registry import load, names
 
-DEFAULT_PRIMITIVES: Final = ("clip", "detector", "text", "image", "toy")
+DEFAULT_PRIMITIVES: Final = ("clip", "detector", "text", "image", "ocr", "toy")
 """Primitives that an LF may read though the recipe declares none; the name is also the kind, which knows its model."""
 
 _NAME: Final = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
@@ -73,11 +74,16 @@ def parse_lf(value: Any, info: ValidationInfo) -> LFSpec:
         raise problem_at(("kind",), str(error), value["kind"]) from None
     primitives = info.data.get("primitives", {})
     classes = info.data.get("classes")
-    context = {"classes": classes, "modalities": lambda name: modalities(name, primitives)}
+    context = {
+        "classes": classes,
+        "modalities": lambda name: modalities(name, primitives),
+        "folder": (info.context or {}).get("folder"),
+        "gives_text": lambda: text_givers(primitives),
+    }
     spec: LFSpec = kind.Spec.model_validate(value, context=context)
     if classes is not None and "primitives" in info.data:
         lf = build_lf(spec, classes)
-        for feature in lf.reads:
+        for feature in dict.fromkeys(part for read in lf.reads for part in parts(read)):
             if feature not in lf.primitives:
                 _check_declared(spec, feature, primitives)
     return spec
@@ -94,6 +100,16 @@ def _check_declared(spec: LFSpec, feature: str, primitives: Mapping[str, Primiti
     if features and feature not in features:
         told = f"primitive {name!r} gives no {feature!r}; it gives {', '.join(features)}"
         raise problem_at((field,), told + nearest(feature, features), feature)
+
+
+def text_givers(declared: Mapping[str, PrimitiveSpec]) -> list[str]:
+    """Return the features that give a text of an item: those of declared primitives, and of the usual ones."""
+    return [
+        feature
+        for name in dict.fromkeys([*declared, *DEFAULT_PRIMITIVES])
+        for feature, primitive in primitives_of(name, declared).items()
+        if getattr(primitive, "gives_text", False)
+    ]
 
 
 def default_primitive(name: str) -> PrimitiveSpec:

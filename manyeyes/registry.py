@@ -21,6 +21,7 @@ BUILT_IN: dict[Group, dict[str, str]] = {
         "detector": "manyeyes.primitives.detector:KIND",
         "text": "manyeyes.primitives.text:KIND",
         "image": "manyeyes.primitives.image:KIND",
+        "ocr": "manyeyes.primitives.ocr:KIND",
         "toy": "manyeyes.primitives.toy:KIND",
     },
     # kind: a class (spec, classes) with a pydantic `Spec`; see manyeyes.lfs.base

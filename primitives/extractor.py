@@ -19,10 +19,12 @@ import numpy.typing as npt
 from manyeyes.errors import InvalidRecipe, InvalidRequest, ItemError, UnreadableItem, nearest
 from manyeyes.primitives.base import FeatureSet, Primitive, PrimitiveSpec
 from manyeyes.primitives.cache import Cache, content_digest
+from manyeyes.primitives.chains import read_given, sort_out
 from manyeyes.primitives.computing import Computing
 from manyeyes.primitives.contents import Contents, check_text
 from manyeyes.primitives.counter import PassCounter
 from manyeyes.primitives.features import Layout
+from manyeyes.primitives.naming import parts, split
 from manyeyes.primitives.pairs import see_pairs
 from manyeyes.primitives.reading import Read, Reader, ahead
 from manyeyes.registry import load
@@ -97,6 +99,17 @@ class Extractor:
         needs: feature names. Raises InvalidRecipe if no primitive gives one of them, ModelNotFound, WeightsMismatch or
         MissingDependency if a model has to be loaded and cannot be.
         """
+        plain, given = sort_out(needs)
+        if given:
+            return read_given(
+                self.extract(items, plain),
+                given,
+                {feature: self._primitive(feature) for features in given.values() for feature in features},
+                self._computing(),
+                see_texts=self._see_texts,
+                layout=self._layout,
+                limits=self.limits,
+            )
         needed = {feature: self._primitive(feature) for feature in dict.fromkeys(needs)}
         of_images = {feature: p for feature, p in needed.items() if p.modality == "image"}
         of_texts = {feature: p for feature, p in needed.items() if p.modality == "text"}
@@ -178,7 +191,10 @@ class Extractor:
 
     def versions(self, needs: Collection[str]) -> dict[str, str]:
         """Return the version of the primitive behind each feature."""
-        return {feature: self._primitive(feature).version for feature in sorted(set(needs))}
+        return {
+            feature: "@".join(self._primitive(part).version for part in parts(feature))
+            for feature in sorted(set(needs))
+        }
 
     def _see_images(self, contents: Contents, primitives: Mapping[str, Primitive], work: Computing) -> None:
         for feature, primitive in primitives.items():
@@ -277,6 +293,7 @@ class Extractor:
             self._primitive(feature).setup()
 
     def _layout(self, feature: str) -> Layout:
+        feature, _ = split(feature)  # which text it reads makes it no other primitive
         """Return how a feature's rows look: from the cache, or from the primitive, which may have to load."""
         with self._lock:
             if feature in self._layouts:

@@ -232,6 +232,7 @@ def test_primitives_that_are_read_and_not_declared_are_the_defaults() -> None:
             {"name": "d", "kind": "detect", "when": "count(dog) > 0", "vote": "a"},
             {"name": "m", "kind": "metadata", "when": "width > 3", "vote": "a"},
             {"name": "y", "kind": "prompt", "using": "toy"},
+            {"name": "r", "kind": "keyword", "on": "ocr", "any": "sale", "vote": "a"},
         )
     )
     told = {name: spec.model for name, spec in recipe.primitives.items()}
@@ -239,6 +240,7 @@ def test_primitives_that_are_read_and_not_declared_are_the_defaults() -> None:
         "clip": "starter",
         "detector": "starter",
         "image": "facts",
+        "ocr": "rapidocr",
         "text": "minilm",
         "toy": "colors",
     }

@@ -16,6 +16,7 @@ from manyeyes.commands import screen
 from manyeyes.commands.recipe import chosen_recipe
 from manyeyes.commands.state import remember
 from manyeyes.errors import InvalidRequest
+from manyeyes.primitives.naming import families
 from manyeyes.report import SUFFIXES as REPORT_SUFFIXES
 from manyeyes.report import Run, write_report
 from manyeyes.sinks import check_destination, write_labels
@@ -229,7 +230,7 @@ def _labeler(recipe: Recipe, options: Options) -> Labeler:
 
 
 def _name_starters(recipe: Recipe, labeler: Labeler) -> None:
-    used = {name.partition(".")[0] for name in labeler.needs}
+    used = {name for feature in labeler.needs for name in families(feature)}
     specs = [spec for name, spec in recipe.primitives.items() if name in used]
     starters = sorted({spec.kind for spec in specs if spec.model == "starter"} & set(BETTER))
     if starters:
