@@ -60,6 +60,9 @@ class Directions:
     def encode(self, primitive: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         return unit(np.random.default_rng(len(texts)), len(texts))
 
+    def embed(self, feature: str, items: Sequence[Item]) -> npt.NDArray[np.float32]:
+        return unit(np.random.default_rng(len(items)), len(items))
+
     def info(self, primitive: str) -> Mapping[str, Any]:
         return {"names": LABELS, "logit_scale": 20.0}
 

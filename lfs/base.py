@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from manyeyes.errors import InvalidRecipe, ItemError, nearest
 from manyeyes.lfs.partial import Named, members
 from manyeyes.primitives.base import FeatureSet, Primitive
-from manyeyes.types import ABSTAIN, FloatArray, VoteArray, vote_dtype
+from manyeyes.types import ABSTAIN, FloatArray, Item, VoteArray, vote_dtype
 
 
 class LFSpec(BaseModel):
@@ -28,6 +28,10 @@ class LFSpec(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_\-]*$", max_length=64)
     kind: str
+
+    def refused_from_outside(self) -> str | None:
+        """Return why a recipe that comes over HTTP may not say this, as "field: why"; None where it may."""
+        return None
 
     @property
     def n_prompts(self) -> int:
@@ -89,6 +93,9 @@ class Context(Protocol):
 
     def encode(self, primitive: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return L2-normalised embeddings of prompts in the space of a primitive: float32, shape (n_texts, dim)."""
+
+    def embed(self, feature: str, items: Sequence[Item]) -> npt.NDArray[np.float32]:
+        """Return L2-normalised embeddings of examples by a feature: float32, shape (n_items, dim)."""
 
     def info(self, primitive: str) -> Mapping[str, Any]:
         """Return what a primitive says of itself: ``names``, ``logit_scale``, ``dim``."""

@@ -12,7 +12,7 @@ probability as its score; it abstains otherwise. So an item that looks like none
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 import numpy as np
@@ -21,6 +21,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from manyeyes.errors import InvalidRecipe
 from manyeyes.lfs.base import ClassName, Context, LabelingFunction, LFSpec, Number, VoteColumn, Words
+from manyeyes.lfs.encoders import ENCODERS, feature_of
 from manyeyes.primitives.base import FeatureSet
 from manyeyes.types import ABSTAIN
 
@@ -33,7 +34,6 @@ IMAGE_TEMPLATES: Final = (
 TEXT_TEMPLATES: Final = ("{}", "a text about {}", "this is about {}")
 MAX_PROMPTS: Final = 2_000
 
-_ENCODERS: Final = {"image": "clip", "text": "text"}
 _LOGIT_SCALE: Final = 20.0
 """For an encoder that names no scale of its own: cosines of sentence encoders lie far apart already."""
 _BLOCK: Final = 4_096
@@ -88,9 +88,9 @@ class PromptSpec(LFSpec):
         if self.n_prompts > MAX_PROMPTS:
             raise InvalidRecipe(f"prompts × templates may be at most {MAX_PROMPTS}, got {self.n_prompts}")
         modalities = (info.context or {}).get("modalities")
-        using = self.using or _ENCODERS[self.on]
+        using = self.using or ENCODERS[self.on]
         # Pydantic's frozen models have no other way to fill in a field that depends on others.
-        object.__setattr__(self, "using", _feature(using, self.on, modalities) if modalities else using)
+        object.__setattr__(self, "using", feature_of(using, self.on, modalities) if modalities else using)
         return self
 
     @property
@@ -107,23 +107,6 @@ class PromptSpec(LFSpec):
             name: [template.replace("{}", prompt) for prompt in said for template in templates]
             for name, said in prompts.items()
         }
-
-
-def _feature(using: str, on: str, modalities: Callable[[str], Mapping[str, str]]) -> str:
-    """Return the feature of an encoder that reads what an LF is on: "clip.text" for texts in CLIP's space.
-
-    modalities: from the name of a primitive to its features, each with what it reads; empty where that is not known.
-    """
-    features = modalities(using.partition(".")[0])
-    fitting = [feature for feature, modality in features.items() if modality == on]
-    if not features or using in fitting:
-        return using
-    if not fitting or (using in features and "." in using):
-        reads = ", ".join(sorted(set(features.values())))
-        raise InvalidRecipe(
-            f"{using!r} reads {reads}, not {on}; use another encoder, or write on: {features.get(using, reads)}"
-        )
-    return fitting[0]
 
 
 class PromptLF(LabelingFunction):

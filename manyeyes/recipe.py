@@ -176,10 +176,17 @@ class Recipe(BaseModel):
         return self
 
     @classmethod
-    def parse(cls, document: str | bytes | Mapping[str, Any], *, source: str = "recipe") -> Self:
+    def parse(
+        cls,
+        document: str | bytes | Mapping[str, Any],
+        *,
+        source: str = "recipe",
+        folder: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """Return the recipe that a YAML or JSON text, or a mapping, describes.
 
-        source: what the recipe is called in errors, such as its path.
+        source: what the recipe is called in errors, such as its path. folder: where the paths of examples begin, which
+        are read then; None, as for every recipe from outside, opens no file.
         Raises InvalidRecipe, telling every problem with its line and path; InvalidExpression where all of them are
         about ``when:``.
         """
@@ -194,13 +201,13 @@ class Recipe(BaseModel):
             raise InvalidRecipe(
                 f"{source}, {error}" if str(error).startswith("line") else f"{source}: {error}"
             ) from None
-        return cls._validated(read, source=source)
+        return cls._validated(read, source=source, folder=folder)
 
     @classmethod
-    def _validated(cls, read: Document, *, source: str) -> Self:
+    def _validated(cls, read: Document, *, source: str, folder: str | os.PathLike[str] | None) -> Self:
         problems, only_expressions = list(read.problems), not read.problems
         try:
-            recipe = cls.model_validate(read.value)
+            recipe = cls.model_validate(read.value, context={"folder": folder})
         except ValidationError as error:
             found, about_expressions = from_pydantic(error, read, cls)
             told = {problem.path for problem in found}
@@ -224,7 +231,7 @@ class Recipe(BaseModel):
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise InvalidRecipe(f"{os.fspath(path)!r} cannot be read as a recipe: {reason}") from None
-        return cls.parse(content, source=os.fspath(path))
+        return cls.parse(content, source=os.fspath(path), folder=file.parent)
 
     @classmethod
     def warm_start(cls, classes: Sequence[str], *, name: str = "warm-start") -> Self:

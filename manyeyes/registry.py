@@ -31,6 +31,7 @@ BUILT_IN: dict[Group, dict[str, str]] = {
         "keyword": "manyeyes.lfs.keyword:KeywordLF",
         "regex": "manyeyes.lfs.keyword:RegexLF",
         "metadata": "manyeyes.lfs.metadata:MetadataLF",
+        "neighbors": "manyeyes.lfs.neighbors:NeighborsLF",
         "python": "manyeyes.lfs.python:PythonLF",
     },
     # name: a class of manyeyes.models.base.LabelModel

@@ -1,4 +1,4 @@
-"""What a recipe from outside may not ask for: code, paths, models that the operator did not allow, endless fits."""
+"""What a recipe from outside may not ask for: code, paths, models and endpoints not open to it, endless fits."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ def refusals(
         f"lfs[{i}].kind: {lf.kind!r} runs code that the recipe names"
         for i, lf in enumerate(lfs)
         if load("manyeyes.lfs", lf.kind).operator_only
+    ]
+    refused += [
+        f"lfs[{i}].{why}" for i, lf in enumerate(lfs) if (why := lf.refused_from_outside()) is not None
     ]
     for name, spec in primitives.items():
         told = spec.model_dump(exclude_defaults=True, exclude={"kind", "model", "sha256"})

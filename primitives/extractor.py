@@ -185,6 +185,29 @@ class Extractor:
         ]
         return embeddings
 
+    def embed(self, feature: str, items: Sequence[Item]) -> npt.NDArray[np.float32]:
+        """Return embeddings of examples by a feature, L2-normalised: float32, shape (n_items, dim).
+
+        Raises InvalidRecipe if an item cannot be read or has nothing that the feature reads, or the feature gives no
+        embeddings.
+        """
+        found = self.extract(items, [feature])
+        for error in found.errors.values():
+            raise InvalidRecipe(f"an example for {feature!r} cannot be used: {error}") from error
+        block = found[feature]
+        if block.offsets is not None or "embedding" not in (block.rows.dtype.names or ()):
+            raise InvalidRecipe(f"{feature!r} gives no embeddings, so nothing can be compared in it; use a CLIP")
+        if not block.present.all():
+            reads = self._primitive(feature).modality
+            raise InvalidRecipe(f"an example for {feature!r} has no {reads}, which is what it reads")
+        embeddings: npt.NDArray[np.float32] = block["embedding"]
+        return embeddings
+
+    @property
+    def notes(self) -> list[str]:
+        """What primitives tell of their work so far, such as what was asked of an endpoint and what it cost."""
+        return [note for primitive in self.primitives.values() for note in getattr(primitive, "notes", ())]
+
     def info(self, primitive: str) -> Mapping[str, Any]:
         """Return what a feature's primitive says of itself; from the cache where it is known there."""
         return self._layout(primitive).info

@@ -78,7 +78,8 @@ class RecipeStore:
         parsed = self._parsed.get(path)
         if parsed is None or parsed[0] != stamp:
             # Not Recipe.load: its errors name the path, and callers are to see names only.
-            parsed = (stamp, Recipe.parse(path.read_bytes(), source=f"stored recipe {name!r}"))
+            recipe = Recipe.parse(path.read_bytes(), source=f"stored recipe {name!r}", folder=path.parent)
+            parsed = (stamp, recipe)
             self._parsed[path] = parsed
         label_model, fitted_ns = self._label_model(name)
         return ServedRecipe(

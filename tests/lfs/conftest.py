@@ -74,6 +74,9 @@ class Encoder:
         vectors = np.array([self.directions[text] for text in texts], dtype=np.float64)
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
+    def embed(self, feature: str, items: Sequence[Item]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return self.encode(feature, [item.text or "" for item in items])
+
     def info(self, primitive: str) -> Mapping[str, Any]:
         return self.told
 

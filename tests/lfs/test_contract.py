@@ -52,6 +52,11 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         {"when": "price < 10", "vote": {"not": "hat"}},
         {"when": "width > 300 or title == 'gown'", "vote": "dress"},
     ],
+    "neighbors": [
+        {"examples": {"dress": {"embedding": [1, 0, 0]}, "hat": {"embedding": [0, 1, 0]}}, "cutoff": 0.7},
+        {"examples": {"dress": "dress", "hat": ["hat", "room"]}, "on": "text", "cutoff": 0.6, "k": 1},
+        {"examples": {"hat": "hat"}, "against": "room", "on": "text", "threshold": 0.3},
+    ],
     "python": [
         {"function": "builtins:min", "reads": ["facts"]},
         {"function": "operator:attrgetter"},
