@@ -27,6 +27,7 @@
         ├── UndecodableImage (ValueError)    damaged or truncated image data
         ├── ImageTooLarge (ValueError)       more pixels or bytes than the limits allow
         ├── InvalidItem (ValueError)         not an item: wrong types, undecodable base64 or text
+        ├── EndpointFailed (ConnectionError) an endpoint that was asked gave no answer for this item
         └── PrimitiveFailed (RuntimeError)   a model failed on this item alone
 
 Each class has a stable ``code``, which the service sends and the SDK maps back to the same class. A message says what
@@ -188,6 +189,12 @@ class InvalidItem(ItemError, ValueError):
     """Not an item: wrong types, undecodable base64 or text."""
 
     code = "invalid_item"
+
+
+class EndpointFailed(ItemError, ConnectionError):
+    """An endpoint that was asked gave no answer for this item."""
+
+    code = "endpoint_failed"
 
 
 class PrimitiveFailed(ItemError, RuntimeError):

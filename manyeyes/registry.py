@@ -32,6 +32,7 @@ BUILT_IN: dict[Group, dict[str, str]] = {
         "regex": "manyeyes.lfs.keyword:RegexLF",
         "metadata": "manyeyes.lfs.metadata:MetadataLF",
         "neighbors": "manyeyes.lfs.neighbors:NeighborsLF",
+        "chat": "manyeyes.lfs.chat:ChatLF",
         "python": "manyeyes.lfs.python:PythonLF",
     },
     # name: a class of manyeyes.models.base.LabelModel

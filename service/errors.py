@@ -47,6 +47,7 @@ STATUS: Final[Mapping[str, int]] = {
     "undecodable_image": 422,
     "image_too_large": 422,
     "invalid_item": 422,
+    "endpoint_failed": 502,
     "primitive_failed": 500,
 }
 """Code → HTTP status, for every code of :func:`manyeyes.errors.by_code`."""

@@ -37,6 +37,7 @@ CODES = {
     "undecodable_image": "UndecodableImage",
     "image_too_large": "ImageTooLarge",
     "invalid_item": "InvalidItem",
+    "endpoint_failed": "EndpointFailed",
     "primitive_failed": "PrimitiveFailed",
 }
 

@@ -133,7 +133,7 @@ def run(options: Options) -> int:
         remember(options.out)
     except InvalidRequest as error:  # The labels are written; only explain will want --labels.
         screen.say(f"Not remembered for manyeyes explain: {error}")
-    notes = threshold_notes(labeler.threshold)
+    notes = [*threshold_notes(labeler.threshold), *labeler.extractor.notes]
     heads, rows = lf_table(stream.labels, gold)
     if options.report is not None:
         write_report(

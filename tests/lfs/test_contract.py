@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,12 +58,26 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         {"examples": {"dress": "dress", "hat": ["hat", "room"]}, "on": "text", "cutoff": 0.6, "k": 1},
         {"examples": {"hat": "hat"}, "against": "room", "on": "text", "threshold": 0.3},
     ],
+    "chat": [
+        {"endpoint": "toy", "question": "Which?", "answers": {"gown": "dress", "cap": "hat"}},
+        {"endpoint": "toy", "question": "Which?", "answers": {"a": {"not": "hat"}, "b": None}, "on": "both"},
+        {"endpoint": "toy", "question": "Is it?", "answers": {"yes": "hat", "no": None}, "threshold": 0.4},
+    ],
     "python": [
         {"function": "builtins:min", "reads": ["facts"]},
         {"function": "operator:attrgetter"},
         {"function": "operator:attrgetter", "sets": [{"not": "hat"}]},
     ],
 }
+
+
+ANSWERED = np.dtype([("answer", "<i2"), ("text", "S8"), ("logprob", "<f4"), ("masses", "<f4", (2,))])
+
+
+@pytest.fixture(autouse=True)
+def _an_endpoint(manyeyes_home: Path) -> None:
+    manyeyes_home.mkdir()
+    (manyeyes_home / "endpoints.yaml").write_text("toy: {base_url: 'http://127.0.0.1:9/v1', model: toy}\n")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +106,13 @@ def features(tools: Any) -> FeatureSet:
         texts.append(None if text is None else rng.normal(size=3))
         facts[i] = (i * 20,)
     present = np.array([image is not None for image in images])
+    answered = np.zeros(N_ITEMS, dtype=ANSWERED)
+    answered["answer"] = np.arange(N_ITEMS) % 3 - 1
+    answered["logprob"] = np.where(np.arange(N_ITEMS) % 2, np.nan, -0.5)
+    answered["masses"] = rng.uniform(size=(N_ITEMS, 2))
+    answered["masses"][::3] = np.nan
     blocks = {
+        "lf:lf": type(tools.embeddings([[1]]))(answered, present, info={"answers": ["a", "b"]}),
         "detector": tools.boxes(boxes),
         "clip": tools.embeddings(images),
         "text": tools.embeddings(texts),
@@ -168,6 +189,7 @@ def test_an_item_that_lacks_everything_gets_no_vote(tools: Any, kind: str, field
     nothing = FeatureSet(
         [Item("x")],
         {
+            "lf:lf": type(tools.embeddings([[1]]))(np.zeros(1, dtype=ANSWERED), np.array([False])),
             "detector": tools.boxes([None]),
             "clip": tools.embeddings([None]),
             "text": tools.embeddings([None]),
