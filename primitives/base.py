@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -95,6 +95,24 @@ class PreparingPrimitive(Primitive, Protocol):
         """Return one input reduced to what ``compute`` needs of it; called on many threads at once, after ``setup``."""
 
 
+@runtime_checkable
+class DependentPrimitive(Primitive, Protocol):
+    """A primitive that reads what others saw of the same input, such as the boxes that it cuts out.
+
+    Whoever computes it hands it the others' rows: those that are cached, or that somebody else reads anyway.
+    """
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The features whose rows it wants; of the same modality, and not dependent themselves."""
+
+    def bind(self, primitives: Mapping[str, Primitive]) -> None:
+        """Take what it reads and uses from a recipe's primitives, by feature name. Raises InvalidRecipe."""
+
+    def given(self, value: Any, rows: Mapping[str, Rows]) -> Any:
+        """Return an input of ``compute`` with the rows that the others gave for it, by feature name."""
+
+
 @dataclass(frozen=True)
 class Features:
     """One primitive's features for many items.
@@ -149,9 +167,17 @@ class PrimitiveSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
+    names_models: ClassVar[tuple[str, ...]] = ()
+    """The fields beside ``model`` that name a checkpoint; from outside, only one that the operator allows."""
+
     kind: str
     model: str = "starter"
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The names of the recipe's other primitives that this one reads."""
+        return ()
 
 
 class PrimitiveKind(NamedTuple):

@@ -8,8 +8,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from manyeyes.errors import CacheUnusable, ItemError, ManyeyesError, PrimitiveFailed
-from manyeyes.primitives.base import Outcome, Primitive
+from manyeyes.primitives.base import DependentPrimitive, Outcome, Primitive
 from manyeyes.primitives.cache import Cache
 from manyeyes.primitives.counter import PassCounter
 from manyeyes.primitives.features import Layout
@@ -72,7 +74,7 @@ class Computing:
 
     def finish(self) -> None:
         """Compute what still waits, and keep everything in the cache."""
-        for feature in self._waiting:
+        for feature in list(self._waiting):
             if self._waiting[feature]:
                 self._compute(feature)
         self._save()
@@ -80,6 +82,9 @@ class Computing:
     def _compute(self, feature: str) -> None:
         batch = self._waiting[feature]
         self._waiting[feature] = {}
+        batch = self._with_needs(self._primitives[feature], batch)
+        if not batch:
+            return
         self._ready(feature)
         layout = self._layout(feature)
         results = self._rows_of(feature, layout, list(batch.values()))
@@ -90,6 +95,22 @@ class Computing:
                 self._unsaved[feature][digest] = self.rows[feature][digest] = result.tobytes()
         if time.monotonic() - self._saved_at > _SAVE_EVERY_S:
             self._save()
+
+    def _with_needs(self, primitive: Primitive, batch: dict[bytes, Any]) -> dict[bytes, Any]:
+        """Return inputs with the rows of others that a primitive reads; those that failed there are left out."""
+        if not isinstance(primitive, DependentPrimitive):
+            return batch
+        for need in primitive.needs:
+            if self._waiting.get(need):
+                self._compute(need)
+        dtypes = {need: self._layout(need).dtype for need in primitive.needs}
+        return {
+            digest: primitive.given(
+                value, {need: np.frombuffer(self.rows[need][digest], dtype) for need, dtype in dtypes.items()}
+            )
+            for digest, value in batch.items()
+            if all(digest in self.rows[need] for need in primitive.needs)
+        }
 
     def _rows_of(self, feature: str, layout: Layout, batch: Sequence[Any]) -> list[Outcome]:
         """Return rows for each input; where a batch fails, halve it until the inputs that fail alone are found."""

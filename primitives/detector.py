@@ -1,5 +1,7 @@
 """Objects in images, found by any ultralytics detector: YOLO ``.pt`` and ``.onnx`` files, and the starter.
 
+Detection and segmentation checkpoints, closed and open vocabularies (YOLO-World, YOLOE), whole images and tiles.
+
 This is the only module that imports ultralytics, and only when a detector is loaded: its licence is AGPL-3.0, which
 asks of those who offer a service with it that they offer their source too, unless they bought another licence.
 
@@ -10,70 +12,33 @@ ultralytics' list of known classes allows is loaded.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
-from pydantic import Field
 
-from manyeyes.errors import MissingDependency, ModelNotFound, WeightsMismatch
+from manyeyes.errors import InvalidRecipe, ManyeyesError, MissingDependency, ModelNotFound, WeightsMismatch
 from manyeyes.models import starter as starter_models
 from manyeyes.models.weights import file_sha256
-from manyeyes.primitives.base import DecodedImage, Modality, Primitive, PrimitiveKind, PrimitiveSpec, Rows
+from manyeyes.primitives.base import DecodedImage, Modality, Primitive, PrimitiveKind, Rows
+from manyeyes.primitives.clip_models import clip_identity
+from manyeyes.primitives.detection import DTYPE, DetectorSpec, LoadedDetector, Pixels, detect, reduce
+from manyeyes.primitives.open_vocabulary import needs_words, only_known, speaks, tell_classes
 from manyeyes.primitives.workers import ModelWorkers, shared_workers
 from manyeyes.settings import downloads_allowed, home
 
-DTYPE: Final = np.dtype(
-    [
-        ("box", "<f4", (4,)),  # x0, y0, x1, y1 in pixels of the upright image
-        ("fraction", "<f4", (4,)),  # the same, as fractions of width and height
-        ("label", "<i2"),  # index into info["names"]
-        ("score", "<f4"),
-    ]
-)
 STARTER_FILE: Final = Path(starter_models.__file__).with_name("detector.pt")
-_PREPROCESSING: Final = 1
+_PREPROCESSING: Final = 2
 _MOST_COPIES: Final = 4  # of a model, one a thread
 _SUFFIXES: Final = (".pt", ".onnx")
 
 logger = logging.getLogger(__name__)
-
-
-class DetectorSpec(PrimitiveSpec):
-    """Which detector, and what it reports.
-
-    model: ``starter``, a name such as ``yolo11n``, or the path of a ``.pt`` or ``.onnx`` file. confidence: the least
-    score of a box. iou: of two boxes of one label that overlap more, the better one is kept. image_size: the longer
-    side that the model sees, in pixels; by default what it was trained or exported with.
-    """
-
-    confidence: float = Field(default=0.25, ge=0.001, le=1)
-    iou: float = Field(default=0.5, gt=0, le=1)
-    image_size: int | None = Field(default=None, ge=32, le=4096)
-
-
-@dataclass(frozen=True, slots=True)
-class Pixels:
-    """An image reduced to what the detector sees. bgr: uint8, shape (height, width, 3). size: width, height before."""
-
-    bgr: npt.NDArray[np.uint8]
-    size: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class LoadedDetector:
-    """A YOLO, to be used on the one thread that loaded it. side: the longer side that it sees, if it sees squares."""
-
-    yolo: Any
-    names: tuple[str, ...]
-    side: int | None
 
 
 class Detector:
@@ -90,13 +55,22 @@ class Detector:
     @cached_property
     def version(self) -> str:
         digest = _checked_digest(_locate(self.spec.model), self.spec)
-        options = f"{self.spec.confidence}/{self.spec.iou}/{self.spec.image_size or 'own'}"
-        return f"detector/{digest}/{options} {_PREPROCESSING}"
+        spec = self.spec
+        options = [f"{spec.confidence}/{spec.iou}/{spec.image_size or 'own'}"]
+        if spec.classes:
+            options.append(hashlib.sha256(json.dumps(spec.classes).encode()).hexdigest()[:16])
+        if spec.text_encoder is not None:
+            options.append(clip_identity(spec.text_encoder, None, None))
+        if spec.tile is not None:
+            options.append(f"tile {spec.tile.size}/{spec.tile.overlap}")
+        return f"detector/{digest}/{'/'.join(options)} {_PREPROCESSING}"
 
     @property
     def info(self) -> Mapping[str, Any]:
         if self.spec.model == "starter":
             names = _starter_card()["classes"]
+            only_known(self.spec.classes, names)
+            names = self.spec.classes or names
         else:
             names = self._workers.recall("names", lambda detector: detector.names)
         return {"names": list(names), "model": self.spec.model}
@@ -115,13 +89,14 @@ class Detector:
 
     def prepare(self, decoded: DecodedImage) -> Pixels:
         """Return the image as large as the detector sees it; small ones as they are."""
-        return _reduce(decoded, self._side())
+        return reduce(decoded, self._side(), self.spec.tile)
 
     def compute(self, batch: Sequence[DecodedImage | Pixels]) -> list[Rows]:
         side = self._side()
-        ready = [_reduce(value, side) if isinstance(value, DecodedImage) else value for value in batch]
+        tile = self.spec.tile
+        ready = [reduce(value, side, tile) if isinstance(value, DecodedImage) else value for value in batch]
         # One by one, because images of one shape in one call are filled up otherwise than a mixture is.
-        return self._workers.run(lambda detector, pixels: _detect(detector, pixels, self.spec), ready)
+        return self._workers.run(lambda detector, pixels: detect(detector, pixels, self.spec), ready)
 
     def _side(self) -> int | None:
         return self._workers.recall("side", lambda detector: detector.side)
@@ -135,10 +110,20 @@ def load_detector(spec: DetectorSpec) -> LoadedDetector:
     try:
         if file.suffix == ".pt" and spec.sha256 is None and spec.model != "starter":
             safe_load(str(file), safe_only=True)
-        yolo = yolo_class(str(file), task="detect")
+        yolo = yolo_class(str(file), task=_task(file))
+        network = yolo.model if file.suffix == ".pt" else None
+        if network is not None and needs_words(network) and not spec.classes:
+            raise InvalidRecipe(
+                f"{file.name} finds what it is told to: name what to look for, as in"
+                f" {{model: {spec.model}, classes: [person, red car]}}"
+            )
+        if network is not None and spec.classes and speaks(network):
+            tell_classes(network, spec.classes, text_encoder=spec.text_encoder)
         options = {} if spec.image_size is None else {"imgsz": spec.image_size}
         blank = np.zeros((64, 64, 3), dtype=np.uint8)
         result = yolo.predict([blank], device="cpu", verbose=False, **options)[0]
+    except ManyeyesError:
+        raise
     except Exception as error:  # ultralytics raises many kinds for files that are damaged or not detectors
         hint = "" if spec.sha256 or file.suffix != ".pt" else "; if you trust the file, pin its sha256"
         raise WeightsMismatch(
@@ -146,40 +131,29 @@ def load_detector(spec: DetectorSpec) -> LoadedDetector:
         ) from error
     if result.boxes is None:
         raise WeightsMismatch(
-            f"{file} is a model for {yolo.task}, which gives no boxes; use a detection checkpoint"
+            f"{file} is a model for {yolo.task}, which gives no boxes; use a detection or segmentation checkpoint"
         )
     names = tuple(str(result.names.get(i, "")) for i in range(max(result.names, default=-1) + 1))
+    keep = None
+    if spec.classes and names != spec.classes:
+        only_known(spec.classes, names)
+        keep = np.array([spec.classes.index(name) if name in spec.classes else -1 for name in names])
+        names = spec.classes
     height, width = yolo.predictor.imgsz
-    return LoadedDetector(yolo, names, side=int(height) if height == width else None)
+    return LoadedDetector(yolo, names, side=int(height) if height == width else None, keep=keep)
 
 
-def _detect(detector: LoadedDetector, pixels: Pixels, spec: DetectorSpec) -> Rows:
-    options = {} if spec.image_size is None else {"imgsz": spec.image_size}
-    result = detector.yolo.predict(
-        [pixels.bgr], conf=spec.confidence, iou=spec.iou, device="cpu", verbose=False, **options
-    )[0]
-    height, width = pixels.bgr.shape[:2]
-    corners = result.boxes.xyxy.numpy().astype(np.float64).reshape(-1, 4)
-    rows = np.zeros(len(corners), dtype=DTYPE)
-    fractions = np.clip(corners / (width, height, width, height), 0, 1)
-    rows["fraction"] = fractions
-    rows["box"] = fractions * (pixels.size * 2)
-    rows["label"] = result.boxes.cls.numpy()
-    rows["score"] = result.boxes.conf.numpy()
-    # Equal scores have an order too, so that equal images have equal rows.
-    return rows[np.lexsort((*rows["fraction"].T, rows["label"], -rows["score"]))]
+def _task(file: Path) -> str | None:
+    """Return what a file does, where ultralytics would guess by its name; None for a ``.pt``, which tells it."""
+    if file.suffix == ".pt":
+        return None
+    import onnxruntime
 
-
-def _reduce(image: DecodedImage, side: int | None) -> Pixels:
-    """Return BGR pixels no larger than the detector sees them, reduced just as ultralytics itself would."""
-    bgr: npt.NDArray[np.uint8] = np.asarray(image.pixels)[..., ::-1]
-    scale = 1.0 if side is None else min(side / image.pixels.height, side / image.pixels.width)
-    if scale < 1:
-        import cv2
-
-        width, height = (max(1, round(length * scale)) for length in image.pixels.size)
-        bgr = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
-    return Pixels(np.ascontiguousarray(bgr), (image.width, image.height))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    told: str = session.get_modelmeta().custom_metadata_map.get("task", "detect")
+    return told
 
 
 def _ultralytics() -> tuple[Any, Any]:
