@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationInfo
@@ -11,7 +12,7 @@ from manyeyes.primitives.base import FeatureSet
 from manyeyes.primitives.naming import METADATA, source_feature
 from manyeyes.primitives.texts import file_name, texts_of
 
-__all__ = ["TextSource", "file_name", "needed_for", "read_texts"]
+__all__ = ["ImageOrText", "TextSource", "file_name", "needed_for", "read_texts"]
 
 _USUAL = ("ocr",)
 """What gives text where it is not known which primitives there are."""
@@ -35,21 +36,33 @@ def needed_for(on: str) -> tuple[str, ...]:
     return () if feature is None else (feature,)
 
 
-def _check_on(value: str, info: ValidationInfo) -> str:
+def _check_text_source(value: str, info: ValidationInfo) -> str:
+    # Pydantic hands a validator either one argument or two.
+    return _check_on(value, info)
+
+
+def _check_on_image(value: str, info: ValidationInfo) -> str:
+    return value if value == "image" else _check_on(value, info, also=("image",))
+
+
+def _check_on(value: str, info: ValidationInfo, also: Sequence[str] = ()) -> str:
     if value in ("text", "filename") or (value.startswith(METADATA) and len(value) > len(METADATA)):
         return value
     gives_text = (info.context or {}).get("gives_text", lambda: _USUAL)()
     if value in gives_text:
         return value
-    allowed = ["text", "filename", *gives_text]
+    allowed = [*also, "text", "filename", *gives_text]
     raise InvalidRecipe(
         f"on: {value!r} cannot be read; allowed: {', '.join([*allowed, 'metadata.<field>'])}"
         f"{nearest(value, allowed) or f'; for a metadata field write metadata.{value}'}"
     )
 
 
-TextSource = Annotated[str, Field(max_length=200), AfterValidator(_check_on)]
+TextSource = Annotated[str, Field(max_length=200), AfterValidator(_check_text_source)]
 """Where an LF finds its text: ``text``, ``filename``, ``metadata.<field>``, or a primitive that gives text (``ocr``).
 
 Recipes validate it with ``context={"gives_text": a function that returns the features that give text}``.
 """
+
+ImageOrText = Annotated[str, Field(max_length=200), AfterValidator(_check_on_image)]
+"""What an LF compares: ``image``, or any text that a TextSource may be."""

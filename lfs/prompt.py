@@ -22,7 +22,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from manyeyes.errors import InvalidRecipe
 from manyeyes.lfs.base import ClassName, Context, LabelingFunction, LFSpec, Number, VoteColumn, Words
 from manyeyes.lfs.encoders import ENCODERS, feature_of
+from manyeyes.lfs.fields import ImageOrText, needed_for
 from manyeyes.primitives.base import FeatureSet
+from manyeyes.primitives.naming import on_text
 from manyeyes.types import ABSTAIN
 
 IMAGE_TEMPLATES: Final = (
@@ -42,7 +44,8 @@ _BLOCK: Final = 4_096
 class PromptSpec(LFSpec):
     """Which sentences speak for which class, and how sure the LF must be.
 
-    on: what is compared, the item's image or its text. using: the encoder; "clip" for images, "text" for texts.
+    on: what is compared, the item's image or a text: its own, a metadata field, the file name, what ``ocr`` recognised.
+    using: the encoder; "clip" for images, "text" for texts.
     prompts: sentences by class; left out, every class's own name put into some usual templates.
     templates: each prompt is put in the place of ``{}`` in each of them. against: prompts of the background.
     threshold: the least probability to vote. temperature: of the softmax over cosines; by default the encoder's own.
@@ -51,7 +54,7 @@ class PromptSpec(LFSpec):
     """
 
     kind: Literal["prompt"] = "prompt"
-    on: Literal["image", "text"] = "image"
+    on: ImageOrText = "image"
     using: str = ""
     prompts: dict[ClassName, Words] = Field(default_factory=dict)
     templates: Words = ()
@@ -88,10 +91,16 @@ class PromptSpec(LFSpec):
         if self.n_prompts > MAX_PROMPTS:
             raise InvalidRecipe(f"prompts × templates may be at most {MAX_PROMPTS}, got {self.n_prompts}")
         modalities = (info.context or {}).get("modalities")
-        using = self.using or ENCODERS[self.on]
+        modality = "image" if self.on == "image" else "text"
+        using = self.using or ENCODERS[modality]
         # Pydantic's frozen models have no other way to fill in a field that depends on others.
-        object.__setattr__(self, "using", feature_of(using, self.on, modalities) if modalities else using)
+        object.__setattr__(self, "using", feature_of(using, modality, modalities) if modalities else using)
         return self
+
+    @property
+    def feature(self) -> str:
+        """The feature that holds the embeddings: of the encoder itself, or of the encoder reading another's text."""
+        return self.using if self.on == "image" else on_text(self.using, self.on)
 
     @property
     def n_prompts(self) -> int:
@@ -123,7 +132,7 @@ class PromptLF(LabelingFunction):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return (self.spec.using,)
+        return (self.spec.feature, *(() if self.spec.on == "image" else needed_for(self.spec.on)))
 
     def prepare(self, context: Context) -> None:
         """Encode the prompts and find the scale of the encoder's similarities."""
@@ -147,7 +156,7 @@ class PromptLF(LabelingFunction):
         self._scale = self._find_scale(context.info(encoder))
 
     def vote(self, features: FeatureSet) -> VoteColumn:
-        block = features[self.spec.using]
+        block = features[self.spec.feature]
         column = self.empty(len(features))
         voted = np.array(
             [self.class_index(name) for name in self.spec.wordings(self.classes)], dtype=np.int64

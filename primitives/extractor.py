@@ -293,6 +293,7 @@ class Extractor:
         )
 
     def _primitive(self, feature: str) -> Primitive:
+        feature, _ = split(feature)  # which text it reads makes it no other primitive
         if feature not in self.primitives:
             allowed = sorted(self.primitives)
             raise InvalidRecipe(
@@ -316,7 +317,6 @@ class Extractor:
             self._primitive(feature).setup()
 
     def _layout(self, feature: str) -> Layout:
-        feature, _ = split(feature)  # which text it reads makes it no other primitive
         """Return how a feature's rows look: from the cache, or from the primitive, which may have to load."""
         with self._lock:
             if feature in self._layouts:
