@@ -26,6 +26,8 @@
         ├── UnsupportedFormat (ValueError)   not JPEG, PNG, WebP, GIF, BMP or TIFF
         ├── UndecodableImage (ValueError)    damaged or truncated image data
         ├── ImageTooLarge (ValueError)       more pixels or bytes than the limits allow
+        ├── UndecodableVideo (ValueError)    a damaged or truncated video, or none
+        ├── VideoTooLarge (ValueError)       a video longer or larger than the limits allow
         ├── InvalidItem (ValueError)         not an item: wrong types, undecodable base64 or text
         ├── EndpointFailed (ConnectionError) an endpoint that was asked gave no answer for this item
         └── PrimitiveFailed (RuntimeError)   a model failed on this item alone
@@ -183,6 +185,18 @@ class ImageTooLarge(ItemError, ValueError):
     """More pixels or bytes than the limits allow."""
 
     code = "image_too_large"
+
+
+class UndecodableVideo(ItemError, ValueError):
+    """A damaged or truncated video, or none."""
+
+    code = "undecodable_video"
+
+
+class VideoTooLarge(ItemError, ValueError):
+    """A video longer or larger than the limits allow."""
+
+    code = "video_too_large"
 
 
 class InvalidItem(ItemError, ValueError):

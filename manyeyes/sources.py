@@ -14,7 +14,7 @@ import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -22,6 +22,8 @@ from typing import Final, TypeAlias
 from manyeyes.errors import EmptyItem, InvalidItem, InvalidRequest, ItemError, UnreadableItem
 from manyeyes.settings import Limits
 from manyeyes.types import Item, MetadataValue
+from manyeyes.videos import SUFFIXES as VIDEO_SUFFIXES
+from manyeyes.videos import Sampling, frame_items, may_be_video
 
 IMAGE_SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
@@ -32,6 +34,7 @@ SIDECAR_SUFFIX: Final = ".json"
 
 # Cameras write upper-case suffixes; only the two usual spellings are looked for beside a text.
 _IMAGE_ENDS: Final = tuple(end for suffix in sorted(IMAGE_SUFFIXES) for end in (suffix, suffix.upper()))
+_VIDEO_ENDS: Final = tuple(end for suffix in sorted(VIDEO_SUFFIXES) for end in (suffix, suffix.upper()))
 _MAGIC: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*", b"BM")
 _MAX_SIDECAR_BYTES: Final = 2**20
 
@@ -53,6 +56,7 @@ def read_items(
     recursive: bool = True,
     limits: Limits | None = None,
     skipped: Counter[str] | None = None,
+    videos: Sampling | None = None,
 ) -> Iterator[Read]:
     """Yield every item under some paths, in a fixed order; nothing raises for what lies on the disk.
 
@@ -61,6 +65,8 @@ def read_items(
         the photo's text and ``photo.json`` its metadata; tables are read only where they are named themselves.
     recursive: whether folders inside folders are entered.
     skipped: counts, by reason, what was passed over because it is no data: hidden files, programs, ….
+    videos: which frames of videos are items; without it, videos are passed over. One that is damaged or cut gives its
+        frames up to there and one Broken under its own name. ``clip.txt`` and ``clip.json`` beside it are its frames'.
     Raises InvalidRequest if no path is given.
     """
     given = _distinct([Path(os.fspath(path)) for path in paths], recursive=recursive)
@@ -73,6 +79,7 @@ def read_items(
         recursive=recursive,
         limits=limits or Limits(),
         skipped=skipped if skipped is not None else Counter(),
+        videos=videos,
     )
     seen: set[str] = set()
     for read in walk.all(given):
@@ -116,6 +123,7 @@ class _Walk:
     recursive: bool
     limits: Limits
     skipped: Counter[str]
+    videos: Sampling | None = None
 
     def all(self, given: Iterable[Path]) -> Iterator[Read]:
         for path in given:
@@ -133,9 +141,7 @@ class _Walk:
             else:
                 beside = (path.with_suffix(end) for end in (".txt", SIDECAR_SUFFIX))
                 names = frozenset(other.name for other in beside if other != path and other.is_file())
-                read = self.file(path, names=names, named=True)
-                if read is not None:
-                    yield read
+                yield from self.reads(path, names=names, named=True)
 
     def folder(self, folder: Path, *, above: tuple[tuple[int, int], ...]) -> Iterator[Read]:
         """Yield what a folder holds, by name; ``above`` are the folders around it, so that a loop of links ends."""
@@ -164,9 +170,17 @@ class _Walk:
                 else:
                     self.skipped["folder inside a folder"] += 1
             else:
-                read = self.file(path, names=names, named=False)
-                if read is not None:
-                    yield read
+                yield from self.reads(path, names=names, named=False)
+
+    def reads(self, path: Path, *, names: frozenset[str], named: bool) -> Iterator[Read]:
+        """Yield one file's items: the frames of a video, else one or none."""
+        suffix = path.suffix.lower()
+        if self.videos is not None and suffix in VIDEO_SUFFIXES and (named or may_be_video(path)):
+            yield from self.video(path, self.videos, names=names)
+            return
+        read = self.file(path, names=names, named=named)
+        if read is not None:
+            yield read
 
     def file(self, path: Path, *, names: frozenset[str], named: bool) -> Read | None:
         """Return one file's item, or None where a folder holds something that is no data."""
@@ -178,8 +192,8 @@ class _Walk:
         if not regular:
             return Broken(name, UnreadableItem(f"{path} is a pipe, socket or device; name a regular file"))
         if suffix in TEXT_SUFFIXES:
-            if not named and _beside_image(path, names):
-                return None  # It is read with the image beside it.
+            if not named and _beside(path, names, self.ends):
+                return None  # It is read with the image or video beside it.
             return text_item(path, name=name, limits=self.limits)
         if suffix in IMAGE_SUFFIXES:
             return self.image(path, names=names)
@@ -188,7 +202,7 @@ class _Walk:
                 self.skipped["table (name it to read it)"] += 1
                 return None
             if suffix == SIDECAR_SUFFIX:
-                if not _beside_image(path, names):
+                if not _beside(path, names, self.ends):
                     self.skipped[".json without an image"] += 1
                 return None
         try:
@@ -197,26 +211,54 @@ class _Walk:
         except OSError as error:
             return Broken(name, unreadable(path, error))
         if not named and not looks_like_image(head):
-            self.skipped[suffix or "no extension"] += 1
+            is_video = suffix in VIDEO_SUFFIXES
+            self.skipped["video (--video-every reads it)" if is_video else suffix or "no extension"] += 1
             return None
         # Named by hand, a file of any kind is meant to be labeled: the extractor says why it cannot be.
         return self.image(path, names=names)
 
     def image(self, path: Path, *, names: frozenset[str]) -> Read:
         """Return an image with the text and the metadata that lie beside it."""
-        name, text = self.name(path), None
+        beside = self.beside(path, names)
+        if isinstance(beside, ItemError):
+            return Broken(self.name(path), beside)
+        text, metadata = beside
+        return Item(id=self.name(path), image=path, text=text, metadata=metadata)
+
+    def video(self, path: Path, sampling: Sampling, *, names: frozenset[str]) -> Iterator[Read]:
+        """Yield a video's frames, each with the text and the metadata that lie beside the video."""
+        name, beside = self.name(path), self.beside(path, names)
+        if isinstance(beside, ItemError):
+            yield Broken(name, beside)
+            return
+        text, metadata = beside
+        for frame in frame_items(
+            path, name=name, sampling=sampling, limits=self.limits, text=text, metadata=metadata
+        ):
+            yield Broken(name, frame) if isinstance(frame, ItemError) else frame
+
+    def beside(
+        self, path: Path, names: Collection[str]
+    ) -> tuple[str | None, dict[str, MetadataValue]] | ItemError:
+        """Return the text and the metadata that lie beside a file, or what is wrong with them."""
+        text: str | None = None
         metadata: dict[str, MetadataValue] = {}
         if path.stem + ".txt" in names:
             found = _read_text(path.with_suffix(".txt"), self.limits)
             if isinstance(found, ItemError):
-                return Broken(name, found)
+                return found
             text = found
         if path.stem + SIDECAR_SUFFIX in names:
-            beside = _sidecar(path.with_suffix(SIDECAR_SUFFIX))
-            if isinstance(beside, ItemError):
-                return Broken(name, beside)
-            metadata = beside
-        return Item(id=name, image=path, text=text, metadata=metadata)
+            told = _sidecar(path.with_suffix(SIDECAR_SUFFIX))
+            if isinstance(told, ItemError):
+                return told
+            metadata = told
+        return text, metadata
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The suffixes of files that another may lie beside."""
+        return _IMAGE_ENDS if self.videos is None else _IMAGE_ENDS + _VIDEO_ENDS
 
     def name(self, path: Path) -> str:
         """Return the id of a path: below the root, with ``/``, and printable whatever bytes the name holds."""
@@ -243,8 +285,8 @@ def unreadable(path: Path, error: OSError) -> UnreadableItem:
     return UnreadableItem(f"{path} cannot be read: {error.strerror or error}")
 
 
-def _beside_image(path: Path, names: frozenset[str]) -> bool:
-    return any(path.stem + end in names for end in _IMAGE_ENDS)
+def _beside(path: Path, names: frozenset[str], ends: tuple[str, ...]) -> bool:
+    return any(path.stem + end in names for end in ends)
 
 
 def _read_text(path: Path, limits: Limits) -> str | ItemError:

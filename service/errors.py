@@ -46,6 +46,8 @@ STATUS: Final[Mapping[str, int]] = {
     "unsupported_format": 422,
     "undecodable_image": 422,
     "image_too_large": 422,
+    "undecodable_video": 422,
+    "video_too_large": 422,
     "invalid_item": 422,
     "endpoint_failed": 502,
     "primitive_failed": 500,

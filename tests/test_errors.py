@@ -36,6 +36,8 @@ CODES = {
     "unsupported_format": "UnsupportedFormat",
     "undecodable_image": "UndecodableImage",
     "image_too_large": "ImageTooLarge",
+    "undecodable_video": "UndecodableVideo",
+    "video_too_large": "VideoTooLarge",
     "invalid_item": "InvalidItem",
     "endpoint_failed": "EndpointFailed",
     "primitive_failed": "PrimitiveFailed",
