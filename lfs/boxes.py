@@ -33,8 +33,25 @@ VOCABULARY: Final = Vocabulary(
         "area": Function(
             ("label",), "number", "share of the image that the label's boxes cover together, 0 to 1"
         ),
+        "mask_area": Function(
+            ("label",),
+            "number",
+            "the same by masks, where the detector has them: their shares added up, at most 1",
+        ),
+        "largest": Function(("label",), "number", "share of the image of the label's largest box, 0 to 1"),
         "score": Function(
             ("label",), "number", "the best score among the label's boxes, 0 where there is none"
+        ),
+        "x": Function(
+            ("label",), "number", "centre of the surest box, 0 left to 1 right; unknown where there is none"
+        ),
+        "y": Function(
+            ("label",), "number", "centre of the surest box, 0 top to 1 bottom; unknown where there is none"
+        ),
+        "width": Function(("label",), "number", "width of the surest box, as a share of the image's"),
+        "height": Function(("label",), "number", "height of the surest box, as a share of the image's"),
+        "centered": Function(
+            ("label",), "truth", "a box whose centre lies in the middle third of the image both ways"
         ),
         "left_of": Function(
             ("label", "label"), "truth", "an a whose centre is left of a b, and the b's right of the a"
@@ -106,6 +123,39 @@ class Boxes:
     def area(self, label: str) -> Column:
         rows = self.rows(label)
         return Column.numbers(union_area(self._fraction[rows], self._items[rows], self._n_items))
+
+    def mask_area(self, label: str) -> Column:
+        rows = self.rows(label)
+        if "mask" not in (self._features.rows.dtype.names or ()):
+            return self.area(label)
+        mask = self._features["mask"][self._kept][rows].astype(np.float64)
+        unmasked = rows[np.isnan(mask)]
+        masked = np.bincount(self._items[rows], weights=np.nan_to_num(mask), minlength=self._n_items)
+        others = union_area(self._fraction[unmasked], self._items[unmasked], self._n_items)
+        return Column.numbers(np.round(np.minimum(masked + others, 1.0), 6))
+
+    def largest(self, label: str) -> Column:
+        rows = self.rows(label)
+        best = np.zeros(self._n_items)
+        np.maximum.at(best, self._items[rows], _box_area(self._fraction[rows]))
+        return Column.numbers(best)
+
+    def surest(self, label: str, of: Callable[[Floats], Floats]) -> Column:
+        """Return a number of each item's box with the best score, the first of equals; missing where there is none."""
+        rows = self.rows(label)
+        ranked = rows[np.lexsort((-self._score[rows], self._items[rows]))]
+        items, first = np.unique(self._items[ranked], return_index=True)
+        numbers = np.full(self._n_items, np.nan)
+        # Fractions are float32, whose 0.6 is a bit more than 0.6.
+        numbers[items] = np.round(of(self._fraction[ranked[first]]), 6)
+        return Column.numbers(numbers)
+
+    def centered(self, label: str) -> Column:
+        rows = self.rows(label)
+        middle = (np.abs(_centre(self._fraction[rows]) - 0.5) <= 1 / 6).all(axis=1)
+        found = np.zeros(self._n_items, dtype=np.bool_)
+        found[self._items[rows[middle]]] = True
+        return Column.truths(found)
 
     def overlap(self, a: str, b: str) -> Column:
         best = np.zeros(self._n_items)
@@ -242,7 +292,14 @@ def _near(pairs: Pairs) -> npt.NDArray[np.bool_]:
 _FUNCTIONS: Final[dict[str, Callable[..., Column]]] = {
     "count": Boxes.count,
     "area": Boxes.area,
+    "mask_area": Boxes.mask_area,
+    "largest": Boxes.largest,
     "score": Boxes.score,
+    "x": lambda boxes, a: boxes.surest(a, lambda corners: _centre(corners)[:, 0]),
+    "y": lambda boxes, a: boxes.surest(a, lambda corners: _centre(corners)[:, 1]),
+    "width": lambda boxes, a: boxes.surest(a, lambda corners: corners[:, 2] - corners[:, 0]),
+    "height": lambda boxes, a: boxes.surest(a, lambda corners: corners[:, 3] - corners[:, 1]),
+    "centered": Boxes.centered,
     "left_of": lambda boxes, a, b: boxes.relate(a, b, lambda pairs: _before(pairs, 0), boxes._fraction),
     "right_of": lambda boxes, a, b: boxes.relate(b, a, lambda pairs: _before(pairs, 0), boxes._fraction),
     "above": lambda boxes, a, b: boxes.relate(a, b, lambda pairs: _before(pairs, 1), boxes._fraction),

@@ -28,6 +28,7 @@ BUILT_IN: dict[Group, dict[str, str]] = {
     "manyeyes.lfs": {
         "prompt": "manyeyes.lfs.prompt:PromptLF",
         "detect": "manyeyes.lfs.detect:DetectLF",
+        "where": "manyeyes.lfs.where:WhereLF",
         "keyword": "manyeyes.lfs.keyword:KeywordLF",
         "regex": "manyeyes.lfs.keyword:RegexLF",
         "metadata": "manyeyes.lfs.metadata:MetadataLF",

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from manyeyes.primitives.base import DecodedImage, Modality, Primitive, PrimitiveKind, PrimitiveSpec, Rows
+from manyeyes.primitives.clip_map import ClipMap
 from manyeyes.primitives.clip_models import LoadedClip, clip_identity, load_clip
 from manyeyes.primitives.embeddings import dtype_of, rows_of
 from manyeyes.primitives.workers import ModelWorkers, in_packs, shared_workers
@@ -149,8 +150,12 @@ def _embed_texts(clip: LoadedClip, tokens: torch.Tensor) -> npt.NDArray[np.float
 
 
 def build(name: str, spec: ClipSpec) -> Mapping[str, Primitive]:
-    """Return ``{name: images, f"{name}.text": texts}``, which share one model."""
-    return {name: ClipImages(name, spec), f"{name}.text": ClipTexts(f"{name}.text", spec)}
+    """Return ``{name: images, f"{name}.text": texts, f"{name}.map": cells of images}``, which share one model."""
+    return {
+        name: ClipImages(name, spec),
+        f"{name}.text": ClipTexts(f"{name}.text", spec),
+        f"{name}.map": ClipMap(f"{name}.map", spec, spec.arch),
+    }
 
 
 KIND: Final = PrimitiveKind(Spec=ClipSpec, build=build)

@@ -47,6 +47,16 @@ def embeddings(vectors: Sequence[Sequence[float] | None], **info: Any) -> Featur
     return Features(rows, np.array([vector is not None for vector in vectors], dtype=bool), info=info)
 
 
+def maps(vectors: Sequence[Sequence[float] | None]) -> Features:
+    """Cells of images, 4 × 4 of them, all different; what an image's vector says of it makes its cells."""
+    rows = np.zeros(len(vectors), dtype=[("map", "<f2", (4, 4, 3))])
+    for i, (row, vector) in enumerate(zip(rows, vectors, strict=True)):
+        if vector is not None:
+            cells = np.random.default_rng(i).normal(size=(4, 4, 3)) + np.asarray(vector)
+            row["map"] = cells / np.linalg.norm(cells, axis=-1, keepdims=True)
+    return Features(rows, np.array([vector is not None for vector in vectors], dtype=bool))
+
+
 def slice_features(features: FeatureSet, start: int, stop: int) -> FeatureSet:
     """The same features for some of the items."""
     blocks = {}
@@ -108,6 +118,7 @@ class Tools:
 
     boxes = staticmethod(boxes)
     embeddings = staticmethod(embeddings)
+    maps = staticmethod(maps)
     slice_features = staticmethod(slice_features)
     Encoder = Encoder
     make_lf = staticmethod(make_lf)

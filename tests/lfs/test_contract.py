@@ -38,6 +38,17 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             ]
         },
     ],
+    "where": [
+        {"when": "x(dress) < 0.4", "vote": "dress", "prompts": {"dress": "dress"}, "against": "room"},
+        {
+            "rules": [
+                {"when": "count(hat) >= 2", "vote": {"not": "hat"}},
+                {"when": "score(dress) > 0.99", "vote": "dress"},
+            ],
+            "prompts": {"dress": "dress", "hat": "hat"},
+            "against": "room",
+        },
+    ],
     "keyword": [
         {"any": ["hat", "cap"], "vote": "hat"},
         {"any": ["hat", "cap"], "vote": {"not": ["dress"]}},
@@ -115,6 +126,7 @@ def features(tools: Any) -> FeatureSet:
         "lf:lf": type(tools.embeddings([[1]]))(answered, present, info={"answers": ["a", "b"]}),
         "detector": tools.boxes(boxes),
         "clip": tools.embeddings(images),
+        "clip.map": tools.maps(images),
         "text": tools.embeddings(texts),
         "image": type(tools.embeddings([[1]]))(facts, present, info={"columns": ["width"]}),
         "facts": tools.embeddings(images),
@@ -192,6 +204,7 @@ def test_an_item_that_lacks_everything_gets_no_vote(tools: Any, kind: str, field
             "lf:lf": type(tools.embeddings([[1]]))(np.zeros(1, dtype=ANSWERED), np.array([False])),
             "detector": tools.boxes([None]),
             "clip": tools.embeddings([None]),
+            "clip.map": tools.maps([None]),
             "text": tools.embeddings([None]),
             "image": type(tools.embeddings([[1]]))(np.zeros(1, dtype=[("width", "<i4")]), np.array([False])),
         },

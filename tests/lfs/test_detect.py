@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,14 @@ def holds(tools: Any, when: str, *images: Any, **fields: Any) -> list[bool]:
         ("count('traffic light') == 1", True),
         ("count(person) + count(dog) == 2", True),
         ("area(person) > 0.239 and area(person) < 0.241", True),
+        ("mask_area(person) == area(person)", True),  # these boxes have no masks
+        ("largest(person) == area(person)", True),
+        ("x(dog) == 0.7 and y(dog) == 0.7", True),
+        ("width(dog) == 0.2 and height(dog) == 0.4", True),
+        ("width(dog) / height(dog) == 0.5", True),
+        ("x(person) < x(dog)", True),
+        ("centered(dog)", False),
+        ("centered('traffic light')", True),
         ("score(dog) == 0.6", True),
         ("score(dog) > 0.6", False),
         ("left_of(person, dog)", True),
@@ -77,6 +86,32 @@ def test_an_unsure_box_can_be_left_out(tools: Any) -> None:
 
 def test_division_by_nothing_is_unknown(tools: Any) -> None:
     assert holds(tools, "area(hat) / area(person) < 1", SCENE, [HAT]) == [True, False]
+
+
+def test_the_surest_box_says_where(tools: Any) -> None:
+    two = [("dog", 0.0, 0.0, 0.2, 0.2, 0.5), ("dog", 0.5, 0.5, 0.9, 0.7, 0.8)]
+    assert holds(tools, "x(dog) == 0.7 and y(dog) == 0.6 and width(dog) == 0.4", two, two[::-1], []) == [
+        True,
+        True,
+        False,
+    ]
+    assert holds(tools, "largest(dog) > 0.079 and largest(dog) < 0.081 and area(dog) > 0.11", two) == [True]
+    assert holds(tools, "not x(dog) < 0.5", two, [], None) == [True, False, False]
+    assert holds(tools, "centered(dog)", two, [("dog", 0.4, 0.4, 0.6, 0.6, 0.9)]) == [False, True]
+
+
+def test_masks_are_added_up(tools: Any) -> None:
+    block = tools.boxes([SCENE, [PERSON, PERSON], []])
+    dtype = np.dtype([*block.rows.dtype.descr, ("mask", "<f4")])
+    rows = np.zeros(len(block.rows), dtype=dtype)
+    for column in block.rows.dtype.names:
+        rows[column] = block.rows[column]
+    rows["mask"] = [0.1, np.nan, 0.05, 0.02, 0.7, 0.6]
+    boxes = Boxes(replace(block, rows=rows))
+    assert boxes.mask_area("person").number.tolist() == pytest.approx([0.1, 1.0, 0])
+    assert boxes.mask_area("dog").number.tolist() == pytest.approx(
+        [0.08, 0, 0]
+    )  # its box, for want of a mask
 
 
 def test_votes_are_hard(tools: Any) -> None:

@@ -28,12 +28,19 @@ from manyeyes.registry import load, names
 from manyeyes.types import Item
 
 KINDS = names("manyeyes.primitives")
-LIGHT = ("toy", "image")
-BOTH_HALVES = ("clip", "toy")
+LIGHT = ("toy", "image", "fields", "text_facts")
+PARTS = {
+    "clip": ("clip.text", "clip.map"),
+    "toy": ("toy.text",),
+    "text_facts": ("text_facts.language", "text_facts.sentiment"),
+}
+NEEDS: dict[str, dict[str, Any]] = {
+    "fields": {"fields": {"word": r"(\w+)", "numbers": {"type": "number", "take": "count"}, "all": "(?s).*"}}
+}
 FEATURES = [
     pytest.param(kind, feature, marks=() if kind in LIGHT else pytest.mark.slow)
     for kind in KINDS
-    for feature in ([kind, f"{kind}.text"] if kind in BOTH_HALVES else [kind])
+    for feature in [kind, *PARTS.get(kind, ())]
 ]
 
 
@@ -47,7 +54,7 @@ def onnx_detector() -> str:
 
 def spec_of(kind: str) -> PrimitiveSpec:
     """Return the default of a kind; for the detector one that is there without any training."""
-    options: dict[str, Any] = {"model": onnx_detector(), "image_size": 320} if kind == "detector" else {}
+    options = NEEDS.get(kind, {"model": onnx_detector(), "image_size": 320} if kind == "detector" else {})
     made: PrimitiveSpec = load("manyeyes.primitives", kind).Spec(kind=kind, **options)
     return made
 
@@ -149,7 +156,7 @@ def test_a_kind_is_a_spec_and_a_builder(kind: str) -> None:
     assert issubclass(made.Spec, PrimitiveSpec)
     assert made.Spec.model_validate(spec.model_dump()) == spec
     built = made.build("my_own", spec)
-    assert set(built) <= {"my_own", "my_own.text"}
+    assert set(built) == {part.replace(kind, "my_own", 1) for part in (kind, *PARTS.get(kind, ()))}
     assert all(primitive.name == feature for feature, primitive in built.items())
     with pytest.raises(ValueError, match="extra"):
         made.Spec.model_validate({"kind": kind, "no_such_option": 1})
@@ -161,9 +168,11 @@ def test_building_loads_no_library(kind: str, tmp_path: Path) -> None:
         "import sys\n"
         "from manyeyes.registry import load\n"
         f"kind = load('manyeyes.primitives', {kind!r})\n"
-        f"for name, primitive in kind.build('x', kind.Spec(kind={kind!r})).items():\n"
+        f"spec = kind.Spec(kind={kind!r}, **{NEEDS.get(kind, {})!r})\n"
+        "for name, primitive in kind.build('x', spec).items():\n"
         "    assert primitive.modality in ('image', 'text'), name\n"
-        "loaded = {'torch', 'open_clip', 'transformers', 'ultralytics', 'PIL', 'lmdb'} & set(sys.modules)\n"
+        "heavy = {'torch', 'rapidocr', 'py3langid', 'open_clip', 'transformers', 'ultralytics', 'PIL', 'lmdb'}\n"
+        "loaded = heavy & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
