@@ -34,6 +34,11 @@ class LFSpec(BaseModel):
         return None
 
     @property
+    def named_models(self) -> Mapping[str, str]:
+        """The models that the LF itself loads, by field; from outside, only those that the operator allows."""
+        return {}
+
+    @property
     def n_prompts(self) -> int:
         """How many prompts must be encoded before the first vote; a recipe limits their sum."""
         return 0

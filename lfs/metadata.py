@@ -1,31 +1,34 @@
-"""``kind: metadata``: conditions over metadata, the item's text and names, and plain facts of its image.
+"""``kind: metadata``: conditions over metadata, the item's text and names, and facts of its image and text.
 
 ::
 
     {name: brand, kind: metadata, when: "brand == 'Hatters' or price < 10", vote: hat}
+    {name: terse, kind: metadata, when: "language == 'de' and n_words < 5", vote: hat}
 
-A bare name is a metadata field. ``id``, ``filename`` and ``text`` are the item's own; a fact of the image, such as
-``width``, stands in where the metadata has no field of that name. What is missing is unknown, and unknown is no reason
-to vote; see :mod:`manyeyes.lfs.columns`.
+A bare name is a metadata field. ``id``, ``filename`` and ``text`` are the item's own. A fact stands in where the
+metadata has no field of that name: of the image, such as ``width``, of the text, such as ``language``, or a field that
+a declared primitive of kind ``fields`` takes out of a text. What is missing is unknown, and unknown is no reason to
+vote; see :mod:`manyeyes.lfs.columns`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Annotated, Any, ClassVar, Final, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationInfo, model_validator
 
+from manyeyes.errors import InvalidRecipe
 from manyeyes.lfs.base import VoteColumn
 from manyeyes.lfs.columns import Column
+from manyeyes.lfs.facts import fact, has_fact, usual_facts
 from manyeyes.lfs.fields import file_name
 from manyeyes.lfs.patterns import compile_pattern
 from manyeyes.lfs.rules import Rule, RulesLF, RulesSpec
 from manyeyes.lfs.vocabulary import Function, Vocabulary
 from manyeyes.primitives.base import Features, FeatureSet
-from manyeyes.registry import load
+from manyeyes.primitives.naming import parts
 from manyeyes.types import Item
 
 VOCABULARY: Final = Vocabulary(
@@ -56,12 +59,35 @@ class MetadataRule(Rule):
 
 
 class MetadataSpec(RulesSpec):
-    """A condition and a vote, or rules; the first that holds decides."""
+    """A condition and a vote, or rules; the first that holds decides.
+
+    using: features whose facts conditions name beside the usual ones, such as ``text_facts@ocr``; what the recipe's
+    primitives of kind ``fields`` give is added where a condition names it. The first that tells a fact counts.
+    """
 
     vocabulary: ClassVar[Vocabulary] = VOCABULARY
 
     kind: Literal["metadata"] = "metadata"
     rules: Annotated[tuple[MetadataRule, ...], Field(max_length=1_000)] = ()
+    using: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=50)] = ()
+
+    @model_validator(mode="after")
+    def _find_facts(self, info: ValidationInfo) -> Self:
+        told = (info.context or {}).get("facts")
+        declared: Mapping[str, Sequence[str]] = told() if told is not None else {}
+        using = list(self.using)
+        for name in sorted({name for when, _ in self.conditions() for name in when.variables}):
+            features = declared.get(name, ())
+            if not features or set(features) & set(using):
+                continue
+            if len(features) > 1:
+                raise InvalidRecipe(
+                    f"{name!r} is a field of {' and of '.join(features)}; say which is meant: using: [{features[0]}]"
+                )
+            using.append(features[0])
+        # Pydantic's frozen models have no other way to fill in a field that depends on others.
+        object.__setattr__(self, "using", tuple(dict.fromkeys(using)))
+        return self
 
 
 class MetadataLF(RulesLF):
@@ -73,17 +99,24 @@ class MetadataLF(RulesLF):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return ("image",) if self.variables() & image_facts() else ()
+        return tuple(
+            dict.fromkeys(read for feature in self._facts() for read in (feature, *parts(feature)[1:]))
+        )
+
+    def _facts(self) -> list[str]:
+        """Return the features whose facts the conditions may name; the first that tells one counts."""
+        usual = usual_facts()
+        return [*self.spec.using, *sorted({usual[name] for name in self.variables() & set(usual)})]
 
     def vote(self, features: FeatureSet) -> VoteColumn:
-        facts = features["image"] if self.reads else None
+        facts = [features[feature] for feature in self._facts()]
         return self.decide(_Fields(features.items, facts), np.ones(len(features), dtype=np.bool_))
 
 
 class _Fields:
     """Metadata and facts of some items, as a source of values for expressions. See ``columns.Source``."""
 
-    def __init__(self, items: Sequence[Item], facts: Features | None) -> None:
+    def __init__(self, items: Sequence[Item], facts: Sequence[Features]) -> None:
         self._items = items
         self._facts = facts
 
@@ -91,8 +124,9 @@ class _Fields:
         if name in _OWN:
             return Column.of([_OWN[name](item) for item in self._items])
         values = self._field(name)
-        if self._facts is not None and name in image_facts():
-            return values.or_else(_fact(self._facts, name))
+        for block in self._facts:
+            if has_fact(block, name):
+                return values.or_else(fact(block, name))
         return values
 
     def call(self, function: str, arguments: Sequence[str | Column]) -> Column:
@@ -131,23 +165,3 @@ _OF_PAIRS: Final[dict[str, Callable[[str, str], bool]]] = {
     "startswith": str.startswith,
     "endswith": str.endswith,
 }
-
-
-@cache
-def image_facts() -> frozenset[str]:
-    """Return what the ``image`` primitive tells of an image; asking loads no image library."""
-    kind = load("manyeyes.primitives", "image")
-    spec = kind.Spec(kind="image", model="facts")
-    return frozenset(kind.build("image", spec)["image"].info["columns"])
-
-
-def _fact(facts: Features, name: str) -> Column:
-    values: Any = facts[name]
-    if values.dtype.kind in "SU":
-        texts = [v.decode(errors="replace") if isinstance(v, bytes) else v for v in values.tolist()]
-        return Column.of(
-            [text or None if here else None for text, here in zip(texts, facts.present, strict=True)]
-        )
-    if values.dtype.kind == "b":
-        return Column.truths(values, facts.present)
-    return Column.numbers(np.where(facts.present, values.astype(np.float64), np.nan))

@@ -76,8 +76,8 @@ class Texts:
         if not self._whole_words:
             return True
         joined, end = self._joined, at + len(word)
-        touches_before = at > 0 and _in_word(joined[at - 1])
-        return not touches_before and not (end < len(joined) and _in_word(joined[end]))
+        touches_before = at > 0 and in_word(joined[at - 1])
+        return not touches_before and not (end < len(joined) and in_word(joined[end]))
 
 
 def comparable(word: str, *, ignore_case: bool) -> str:
@@ -111,6 +111,7 @@ def _fold(text: str, *, ignore_case: bool) -> str:
     return folded if folded.isascii() else unicodedata.normalize("NFC", folded)
 
 
-def _in_word(character: str) -> bool:
+def in_word(character: str) -> bool:
+    """Tell whether a character belongs to the word that it touches."""
     # Marks belong to the letter before them.
     return character.isalnum() or character == "_" or unicodedata.combining(character) > 0

@@ -12,11 +12,11 @@ from manyeyes.errors import InvalidRecipe, ManyeyesError, nearest
 from manyeyes.lfs.base import LFSpec
 from manyeyes.lfs.build import build_lf
 from manyeyes.primitives.base import Primitive, PrimitiveSpec
-from manyeyes.primitives.naming import parts
+from manyeyes.primitives.naming import on_text, parts, source_feature, split
 from manyeyes.recipe_errors import problem_at
 from manyeyes.registry import load, names
 
-DEFAULT_PRIMITIVES: Final = ("clip", "detector", "text", "image", "ocr", "toy")
+DEFAULT_PRIMITIVES: Final = ("clip", "detector", "text", "image", "ocr", "text_facts", "toy")
 """Primitives that an LF may read though the recipe declares none; the name is also the kind, which knows its model."""
 
 _NAME: Final = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
@@ -79,13 +79,16 @@ def parse_lf(value: Any, info: ValidationInfo) -> LFSpec:
         "modalities": lambda name: modalities(name, primitives),
         "folder": (info.context or {}).get("folder"),
         "gives_text": lambda: text_givers(primitives),
+        "facts": lambda: declared_facts(primitives),
     }
     spec: LFSpec = kind.Spec.model_validate(value, context=context)
     if classes is not None and "primitives" in info.data:
         lf = build_lf(spec, classes)
-        for feature in dict.fromkeys(part for read in lf.reads for part in parts(read)):
-            if feature not in lf.primitives:
-                _check_declared(spec, feature, primitives)
+        for read in lf.reads:
+            for feature in parts(read):
+                if feature not in lf.primitives:
+                    _check_declared(spec, feature, primitives)
+            _check_source(spec, read, primitives)
     return spec
 
 
@@ -102,6 +105,15 @@ def _check_declared(spec: LFSpec, feature: str, primitives: Mapping[str, Primiti
         raise problem_at((field,), told + nearest(feature, features), feature)
 
 
+def _check_source(spec: LFSpec, read: str, primitives: Mapping[str, PrimitiveSpec]) -> None:
+    name, source = split(read)
+    if source is None or source_feature(source) is None or source in (allowed := text_givers(primitives)):
+        return
+    field = "using" if "using" in type(spec).model_fields else "on"
+    told = f"{name!r} cannot read {source!r}, which gives no text; allowed: {', '.join(allowed)}"
+    raise problem_at((field,), f"{told}, filename, metadata.<field>", read)
+
+
 def text_givers(declared: Mapping[str, PrimitiveSpec]) -> list[str]:
     """Return the features that give a text of an item: those of declared primitives, and of the usual ones."""
     return [
@@ -110,6 +122,19 @@ def text_givers(declared: Mapping[str, PrimitiveSpec]) -> list[str]:
         for feature, primitive in primitives_of(name, declared).items()
         if getattr(primitive, "gives_text", False)
     ]
+
+
+def declared_facts(declared: Mapping[str, PrimitiveSpec]) -> dict[str, list[str]]:
+    """Return the facts that a recipe's own primitives tell of items, each with the features that do."""
+    found: dict[str, list[str]] = {}
+    for name, spec in declared.items():
+        on = getattr(spec, "on", "text")
+        if name in DEFAULT_PRIMITIVES and on == "text":
+            continue  # what every condition may name anyway
+        for feature, primitive in primitives_of(name, declared).items():
+            for fact in getattr(primitive, "facts", ()):
+                found.setdefault(fact, []).append(on_text(feature, on))
+    return found
 
 
 def default_primitive(name: str) -> PrimitiveSpec:

@@ -22,6 +22,8 @@ BUILT_IN: dict[Group, dict[str, str]] = {
         "text": "manyeyes.primitives.text:KIND",
         "image": "manyeyes.primitives.image:KIND",
         "ocr": "manyeyes.primitives.ocr:KIND",
+        "text_facts": "manyeyes.primitives.text_facts:KIND",
+        "fields": "manyeyes.primitives.fields:KIND",
         "toy": "manyeyes.primitives.toy:KIND",
     },
     # kind: a class (spec, classes) with a pydantic `Spec`; see manyeyes.lfs.base
@@ -31,7 +33,9 @@ BUILT_IN: dict[Group, dict[str, str]] = {
         "where": "manyeyes.lfs.where:WhereLF",
         "keyword": "manyeyes.lfs.keyword:KeywordLF",
         "regex": "manyeyes.lfs.keyword:RegexLF",
+        "dictionary": "manyeyes.lfs.dictionary:DictionaryLF",
         "metadata": "manyeyes.lfs.metadata:MetadataLF",
+        "nli": "manyeyes.lfs.nli:NliLF",
         "neighbors": "manyeyes.lfs.neighbors:NeighborsLF",
         "chat": "manyeyes.lfs.chat:ChatLF",
         "python": "manyeyes.lfs.python:PythonLF",

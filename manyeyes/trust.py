@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal, get_origin
 
 from manyeyes.lfs.base import LFSpec
 from manyeyes.primitives.base import PrimitiveSpec
@@ -36,11 +36,20 @@ def refusals(
     refused += [
         f"lfs[{i}].{why}" for i, lf in enumerate(lfs) if (why := lf.refused_from_outside()) is not None
     ]
+    refused += [
+        f"lfs[{i}].{field}: {model!r} is not allowed from outside; allowed:"
+        f" {', '.join(sorted(allowed_models)) or 'none'}"
+        for i, lf in enumerate(lfs)
+        for field, model in lf.named_models.items()
+        if not {model, f"{lf.kind}:{model}"} & set(allowed_models)
+    ]
     for name, spec in primitives.items():
         told = spec.model_dump(exclude_defaults=True, exclude={"kind", "model", "sha256"})
         listed = bool({spec.model, f"{spec.kind}:{spec.model}"} & set(allowed_models))
         is_default = spec.kind in DEFAULT_PRIMITIVES and spec.model == default_primitive(spec.kind).model
-        if not listed and not is_default:
+        # A kind with one model leaves nothing to choose.
+        is_only = get_origin(type(spec).model_fields["model"].annotation) is Literal
+        if not (listed or is_default or is_only):
             allowed = sorted(
                 {*allowed_models, *(default_primitive(kind).model for kind in ("clip", "text", "image"))}
             )

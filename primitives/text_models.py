@@ -70,36 +70,49 @@ def encoder_folder(model: str) -> Path:
 def load_encoder(model: str) -> LoadedEncoder:
     """Load an encoder. Raises ModelNotFound, WeightsMismatch or MissingDependency."""
     folder = encoder_folder(model)
+    network, tokenizer = load_network(folder, "AutoModel", what="text encoder")
+    network = getattr(network, "encoder", network) if network.config.is_encoder_decoder else network
+    return LoadedEncoder(
+        network, tokenizer, int(network.config.hidden_size), max_tokens(folder, tokenizer, network)
+    )
+
+
+def load_network(folder: Path, auto_class: str, *, what: str) -> tuple[Any, Any]:
+    """Return a network of a folder, ready to be asked, and its tokenizer.
+
+    auto_class: the class of transformers that knows the network's kind. what: what it is called in errors.
+    Raises WeightsMismatch if the folder does not hold together, MissingDependency without transformers.
+    """
     try:
         from manyeyes.models.torchvision_ops import ensure_torchvision
 
         ensure_torchvision()
-        from transformers import AutoModel, AutoTokenizer
+        import transformers
+        from transformers import AutoTokenizer
         from transformers.utils import logging as transformers_logging
+
+        network_class = getattr(transformers, auto_class)
     except ImportError as error:
         raise MissingDependency(
-            f"text embeddings need transformers and torch: pip install 'manyeyes[serve]' ({error})"
+            f"the {what} needs transformers and torch: pip install 'manyeyes[serve]' ({error})"
         ) from error
     shows_progress = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        network = AutoModel.from_pretrained(
+        network = network_class.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype="float32"
         )
     except Exception as error:  # transformers raises many kinds for a folder that does not hold together
-        raise WeightsMismatch(f"the text encoder in {folder} cannot be loaded: {error}") from error
+        raise WeightsMismatch(f"the {what} in {folder} cannot be loaded: {error}") from error
     finally:
         if shows_progress:
             transformers_logging.enable_progress_bar()
-    network = getattr(network, "encoder", network) if network.config.is_encoder_decoder else network
     network.eval().requires_grad_(False)
-    return LoadedEncoder(
-        network, tokenizer, int(network.config.hidden_size), _max_tokens(folder, tokenizer, network)
-    )
+    return network, tokenizer
 
 
-def _max_tokens(folder: Path, tokenizer: Any, network: Any) -> int:
+def max_tokens(folder: Path, tokenizer: Any, network: Any) -> int:
     """Return the least of what the tokenizer, the positions and sentence-transformers' settings allow."""
     limits = [_LONGEST, int(tokenizer.model_max_length)]
     positions = getattr(network.config, "max_position_embeddings", None)

@@ -233,6 +233,7 @@ def test_primitives_that_are_read_and_not_declared_are_the_defaults() -> None:
             {"name": "m", "kind": "metadata", "when": "width > 3", "vote": "a"},
             {"name": "y", "kind": "prompt", "using": "toy"},
             {"name": "r", "kind": "keyword", "on": "ocr", "any": "sale", "vote": "a"},
+            {"name": "f", "kind": "metadata", "when": "n_words < 3", "vote": "a"},
         )
     )
     told = {name: spec.model for name, spec in recipe.primitives.items()}
@@ -242,6 +243,7 @@ def test_primitives_that_are_read_and_not_declared_are_the_defaults() -> None:
         "image": "facts",
         "ocr": "rapidocr",
         "text": "minilm",
+        "text_facts": "facts",
         "toy": "colors",
     }
     assert set(told) == set(DEFAULT_PRIMITIVES)

@@ -10,6 +10,8 @@ import pytest
 
 from manyeyes.lfs.base import LabelingFunction, VoteColumn
 from manyeyes.primitives.base import FeatureSet
+from manyeyes.primitives.lines import rows_of_lines
+from manyeyes.primitives.ocr import DTYPE as OCR
 from manyeyes.registry import load, names
 from manyeyes.types import ABSTAIN, Item
 
@@ -22,6 +24,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         {"prompts": PROMPTS, "threshold": 0.6},
         {"prompts": PROMPTS, "threshold": 0.6, "against": "room"},
         {"prompts": PROMPTS, "on": "text", "pool": "max"},
+        {"prompts": PROMPTS, "on": "ocr"},
     ],
     "detect": [
         {"when": "count(person) >= 1 and area(person) > 0.05", "vote": "dress"},
@@ -53,6 +56,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         {"any": ["hat", "cap"], "vote": "hat"},
         {"any": ["hat", "cap"], "vote": {"not": ["dress"]}},
         {"votes": {"hat": ["hat"], "dress": ["gown"]}, "on": "metadata.title"},
+        {"any": ["hat"], "vote": "hat", "on": "ocr"},
     ],
     "regex": [
         {"pattern": "h.t", "vote": "hat"},
@@ -63,6 +67,19 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         {"when": "price < 10", "vote": "hat"},
         {"when": "price < 10", "vote": {"not": "hat"}},
         {"when": "width > 300 or title == 'gown'", "vote": "dress"},
+    ],
+    "nli": [
+        {"model": "any", "on": "metadata.title", "threshold": 0.6, "hypotheses": {"dress": "d", "hat": "h"}},
+        {
+            "model": "any",
+            "on": "metadata.title",
+            "hypotheses": {"dress": "d", "hat": "h"},
+            "template": "A {}.",
+        },
+    ],
+    "dictionary": [
+        {"words": {"hat": ["hat", "cap"], "dress": {"gown": 2}}},
+        {"words": {"hat": ["hat"], "dress": ["a gown"]}, "on": "metadata.title", "least": 0.5},
     ],
     "neighbors": [
         {"examples": {"dress": {"embedding": [1, 0, 0]}, "hat": {"embedding": [0, 1, 0]}}, "cutoff": 0.7},
@@ -122,7 +139,15 @@ def features(tools: Any) -> FeatureSet:
     answered["logprob"] = np.where(np.arange(N_ITEMS) % 2, np.nan, -0.5)
     answered["masses"] = rng.uniform(size=(N_ITEMS, 2))
     answered["masses"][::3] = np.nan
+    entailed = np.zeros(N_ITEMS, dtype=[("entailment", "<f4", (2,))])
+    entailed["entailment"] = rng.uniform(size=(N_ITEMS, 2))
+    lines = [rows_of_lines(["a hat"] * (i % 3), OCR)[0] for i in range(N_ITEMS)]
+    lines = [rows if here else rows[:0] for rows, here in zip(lines, present, strict=True)]
+    ocr = np.concatenate(lines), present, np.cumsum([0, *map(len, lines)])
     blocks = {
+        "lf:lf@metadata.title": type(tools.embeddings([[1]]))(entailed, present),
+        "ocr": type(tools.embeddings([[1]]))(*ocr),
+        "text@ocr": tools.embeddings(images),
         "lf:lf": type(tools.embeddings([[1]]))(answered, present, info={"answers": ["a", "b"]}),
         "detector": tools.boxes(boxes),
         "clip": tools.embeddings(images),
@@ -202,6 +227,13 @@ def test_an_item_that_lacks_everything_gets_no_vote(tools: Any, kind: str, field
         [Item("x")],
         {
             "lf:lf": type(tools.embeddings([[1]]))(np.zeros(1, dtype=ANSWERED), np.array([False])),
+            "lf:lf@metadata.title": type(tools.embeddings([[1]]))(
+                np.zeros(1, dtype=[("entailment", "<f4", (2,))]), np.array([False])
+            ),
+            "ocr": type(tools.embeddings([[1]]))(
+                np.zeros(0, dtype=OCR), np.array([False]), np.zeros(2, dtype=np.int64)
+            ),
+            "text@ocr": tools.embeddings([None]),
             "detector": tools.boxes([None]),
             "clip": tools.embeddings([None]),
             "clip.map": tools.maps([None]),

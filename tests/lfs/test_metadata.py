@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from manyeyes.errors import InvalidRecipe
 from manyeyes.lfs.base import LabelingFunction
 from manyeyes.lfs.columns import Column
-from manyeyes.lfs.metadata import image_facts
+from manyeyes.lfs.facts import usual_facts
 from manyeyes.primitives.base import Features, FeatureSet
 from manyeyes.types import Item
 
@@ -181,7 +181,7 @@ def test_text_facts_and_float_facts(tools: Any) -> None:
 
 def test_without_facts_no_primitive_is_read(tools: Any) -> None:
     assert tools.make_lf(kind="metadata", when="price < 10", vote="hat").reads == ()
-    assert {"width", "height", "aspect", "brightness", "sharpness"} <= image_facts()
+    assert {"width", "height", "aspect", "brightness", "sharpness"} <= set(usual_facts())
 
 
 def test_the_first_rule_that_holds_decides(tools: Any) -> None:
