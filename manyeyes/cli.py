@@ -117,10 +117,26 @@ def label(
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Keep what models saw, for the next run.")
     ] = True,
+    video_every: Annotated[
+        float | None,
+        typer.Option("--video-every", metavar="SECONDS", help="Read videos, too: a frame every so often."),
+    ] = None,
+    video_frames: Annotated[
+        int | None,
+        typer.Option("--video-frames", metavar="N", min=1, help="Read videos, too: so many frames of each."),
+    ] = None,
+    video_keyframes: Annotated[
+        bool, typer.Option("--video-keyframes", help="Read videos, too: the frames that are stored whole.")
+    ] = False,
+    per_clip: Annotated[
+        bool, typer.Option("--per-clip", help="One label a video, from all of its frames together.")
+    ] = False,
 ) -> None:
     """Label images, texts and tables, with the reason for every label."""
     from manyeyes.commands import label as command
+    from manyeyes.videos import Sampling
 
+    wanted = video_every is not None or video_frames is not None or video_keyframes
     options = command.Options(
         paths=paths,
         out=out,
@@ -135,6 +151,10 @@ def label(
         limit=limit,
         recursive=recursive,
         cache=cache,
+        videos=Sampling(every_s=video_every, n_frames=video_frames, keyframes=video_keyframes)
+        if wanted
+        else None,
+        per_clip=per_clip,
     )
     raise typer.Exit(command.run(options))
 

@@ -176,6 +176,7 @@ def _card(label: Label, item: Item | None, *, hues: Mapping[str, str], limits: L
                 "lf": reason.lf,
                 "vote": reason.vote,
                 "lent": "" if reason.lent is None else str(reason.lent),
+                "at": "" if reason.at is None else f"strongest at {reason.at}",
                 "score": "" if reason.score is None else f"{reason.score:.2f}",
                 "moved": reason.moved,
                 "moved_text": f"{reason.moved:+.2f}" if reason.moved else "0",

@@ -9,7 +9,8 @@ label, confidence       the class and its probability; label is absent where the
 prob_<class>            one column a class: its probability (in JSON lines, one object ``probs``)
 runner_up, prior        the second most probable class, and the log-odds against it before any vote, in nats
 reasons                 for each labeling function: lf, vote, score, moved (nats), and lent where votes on similar items
-                        count too (neighbors, nearest, votes); a list of structs, in CSV as JSON
+                        count too (neighbors, nearest, votes), and at, a clip's strongest frame; a list of structs, in
+                        CSV as JSON
 error_code, _message    what is wrong with the item (in JSON lines, one object ``error``)
 recipe_version,         what made the label (in JSON lines, one object ``versions``; primitives as JSON elsewhere);
 primitive_versions,     in Parquet also in the file's metadata
@@ -228,6 +229,7 @@ def _write_parquet(path: Path, rows: Iterable[Label], classes: Sequence[str], ve
             ("score", pa.float64()),
             ("moved", pa.float64()),
             ("lent", lent),
+            ("at", pa.string()),
         ]
     )
     kinds = {"confidence": pa.float64(), "prior": pa.float64(), "reasons": pa.list_(reason)}

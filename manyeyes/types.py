@@ -222,6 +222,7 @@ class Reason:
     score: how sure the LF was of its vote, in [0, 1], or None for a hard vote.
     moved: the change in the log-odds of the label against its runner-up, in nats.
     lent: the votes on other items that this LF's part comes from; None where none were lent.
+    at: of a clip, the frame whose vote this is, the one that moved the LF's part most; None of an item by itself.
     """
 
     lf: str
@@ -229,6 +230,7 @@ class Reason:
     score: float | None
     moved: float
     lent: Lent | None = None
+    at: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
@@ -239,6 +241,8 @@ class Reason:
                 "nearest": self.lent.nearest,
                 "votes": self.lent.votes,
             }
+        if self.at is not None:
+            row["at"] = self.at
         return row
 
     @classmethod
@@ -246,7 +250,7 @@ class Reason:
         """Rebuild a reason from ``to_dict``."""
         told = row.get("lent")
         lent = None if told is None else Lent(told["neighbors"], told["nearest"], told["votes"])
-        return cls(row["lf"], row["vote"], row["score"], row["moved"], lent)
+        return cls(row["lf"], row["vote"], row["score"], row["moved"], lent, row.get("at"))
 
 
 @dataclass(frozen=True, slots=True)

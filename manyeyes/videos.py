@@ -8,10 +8,12 @@ PyAV (BSD) does the work; its wheels carry an FFmpeg that is built under the GPL
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -36,6 +38,7 @@ SUFFIXES: Final = frozenset(
     | {".ogv", ".wmv"}
 )
 _FORMATS: Final = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,ogg,asf"
+_SMALL_PX: Final = 384
 _LEAST_SLACK_S: Final = 1.0
 _SLACK: Final = 0.05
 
@@ -157,6 +160,23 @@ def frames(path: Path, *, sampling: Sampling, limits: Limits | None = None) -> I
         ) from error
     except OSError as error:
         raise UnreadableItem(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def clip_of(item: Item) -> str | None:
+    """Return the name of the video that an item is a frame of, None if it is not a decoded frame."""
+    name = item.metadata.get("video")
+    decoded = item.image is not None and not isinstance(item.image, bytes | str | os.PathLike)
+    return name if decoded and isinstance(name, str) and item.id.startswith(f"{name}#t=") else None
+
+
+def with_small_image(item: Item) -> Item:
+    """Return a frame with a small JPEG in place of its pixels, to be kept and shown."""
+    image: Any = item.image
+    small = image.copy()
+    small.thumbnail((_SMALL_PX, _SMALL_PX))
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=80)
+    return replace(item, image=stream.getvalue())
 
 
 def may_be_video(path: Path) -> bool:

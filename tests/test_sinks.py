@@ -69,6 +69,7 @@ def tables(draw: st.DrawFn) -> tuple[tuple[str, ...], list[Label], Versions]:
         score=st.none() | numbers,
         moved=numbers,
         lent=st.none() | st.builds(Lent, neighbors=st.integers(0, 99), nearest=numbers, votes=numbers),
+        at=st.none() | texts,
     )
     rows = []
     for _ in range(draw(st.integers(0, 5))):
@@ -150,6 +151,7 @@ def test_parquet_has_the_columns_that_are_promised(tmp_path: Path) -> None:
         "score": 0.7,
         "moved": 2.3,
         "lent": None,
+        "at": None,
     }
     assert json.loads(table.schema.metadata[b"manyeyes"]) == {
         "classes": list(CLASSES),

@@ -27,7 +27,7 @@ def run(item_id: str, *, labels: Path | None) -> int:
         console.print()
         heads = ("function", "vote", "score", "moved")
         console.print(screen.table("", heads, reason_rows(label), words=("vote",)))
-        for line in lent_lines(label):
+        for line in [*frame_lines(label), *lent_lines(label)]:
             console.print(Text(line, style="dim"), soft_wrap=True)
         console.print()
         console.print(screen.table("", ("class", "probability"), [(n, f"{p:.4f}") for n, p in ranked(label)]))
@@ -80,6 +80,11 @@ def reason_rows(label: Label) -> list[tuple[str, str, str, str]]:
 def lent_lines(label: Label) -> list[str]:
     """Return what similar items lent to this one, one line a labeling function."""
     return [f"{reason.lf}: {reason.lent}" for reason in label.reasons if reason.lent is not None]
+
+
+def frame_lines(label: Label) -> list[str]:
+    """Return at which frame of a clip each labeling function was strongest, one line each."""
+    return [f"{reason.lf}: strongest at {reason.at}" for reason in label.reasons if reason.at is not None]
 
 
 def ranked(label: Label) -> list[tuple[str, float]]:

@@ -22,14 +22,17 @@ from manyeyes.report import Run, write_report
 from manyeyes.sinks import check_destination, write_labels
 from manyeyes.sources import Broken, Read, read_items
 from manyeyes.types import Item, Label, Labels
+from manyeyes.videos import Sampling, clip_of, with_small_image
 
 if TYPE_CHECKING:
-    from manyeyes.fitting import Threshold
+    from manyeyes.fitting import Collected, Threshold
     from manyeyes.labeler import Labeler
     from manyeyes.recipe import Recipe
 
 # Items up to here are listed before the first is labeled, so that the bar knows its end and the report has pictures.
 _LISTED: Final = 100_000
+_FRAMES_AT_ONCE: Final = 64
+_FRAMES_SHOWN: Final = 2_000
 _ERRORS_SHOWN: Final = 10
 BETTER: Final = {
     "clip": "MobileCLIP2-S2 or ViT-B-32 (--clip)",
@@ -54,6 +57,8 @@ class Options:
     detector: str | None = None
     recursive: bool = True
     cache: bool = True
+    videos: Sampling | None = None
+    per_clip: bool = False
 
 
 @dataclass
@@ -61,9 +66,13 @@ class Stream(Sequence[Label]):
     """Reads items on their way to the Labeler, and puts the rows back in the order in which they were read.
 
     order: one entry a row; i ≥ 0 is the i-th item that was labeled, -1 - i the i-th that could not be read.
+    pictures: whether decoded frames are kept, small, to be shown; anything else is kept as it is, for it costs little.
+    clips: for each item that was labeled, the video that it is a frame of, or None.
     """
 
     reads: Iterator[Read]
+    pictures: bool = False
+    clips: list[str | None] = field(default_factory=list)
     order: list[int] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
     items: dict[str, Item] = field(default_factory=dict)
@@ -94,7 +103,11 @@ class Stream(Sequence[Label]):
                 continue
             self.order.append(given)
             given += 1
-            if len(self.items) < _LISTED:
+            self.clips.append(clip_of(read))
+            if self.clips[-1] is not None:
+                if self.pictures and len(self.items) < _FRAMES_SHOWN:
+                    self.items[read.id] = with_small_image(read)
+            elif len(self.items) < _LISTED:
                 self.items[read.id] = read
             yield read
 
@@ -109,26 +122,31 @@ def run(options: Options) -> int:
         classes=options.classes,
         models={"clip": options.clip, "detector": options.detector},
     )
+    _check_clips(recipe, options)
     gold = None if options.gold is None else read_gold(options.gold)
     labeler = _labeler(recipe, options)
     labeler.require_gold(gold)
     _name_starters(recipe, labeler)
 
     skipped: Counter[str] = Counter()
-    reads = islice(read_items(options.paths, recursive=options.recursive, skipped=skipped), options.limit)
-    listed = list(islice(reads, _LISTED))
-    known = sum(isinstance(read, Item) for read in listed) if len(listed) < _LISTED else None
-    stream = Stream(reads=_chain(listed, reads))
+    every = read_items(options.paths, recursive=options.recursive, skipped=skipped, videos=options.videos)
+    reads = islice(every, options.limit)
+    # Frames are large and made when they are asked for: they are not listed beforehand.
+    listed = [] if options.videos is not None else list(islice(reads, _LISTED))
+    all_listed = options.videos is None and len(listed) < _LISTED
+    known = sum(isinstance(read, Item) for read in listed) if all_listed else None
+    stream = Stream(reads=_chain(listed, reads), pictures=options.report is not None)
     with screen.progress("labeling", total=known) as done:
         collected = labeler.collect(stream.sound(), progress=done)
-    gold = None if gold is None else _known_gold(gold, stream)
+    gold = None if gold is None else _known_gold(gold, stream, collected.ids)
     if labeler.label_model is None:
         labeler.fit_collected(collected, gold=gold)
     stream.labels = labeler.fuse(collected)
+    told: Sequence[Label] = _per_clip(labeler, collected, stream) if options.per_clip else stream
     if options.save_label_model is not None:
         labeler.save_label_model(options.save_label_model)
 
-    write_labels(options.out, stream, classes=recipe.classes, versions=stream.labels.versions)
+    write_labels(options.out, told, classes=recipe.classes, versions=stream.labels.versions)
     try:
         remember(options.out)
     except InvalidRequest as error:  # The labels are written; only explain will want --labels.
@@ -138,7 +156,7 @@ def run(options: Options) -> int:
     if options.report is not None:
         write_report(
             options.report,
-            stream,
+            told,
             run=Run(
                 title=recipe.name,
                 description=recipe.description,
@@ -148,9 +166,9 @@ def run(options: Options) -> int:
                 lfs=rows,
                 notes=[*_notes(skipped), *notes],
             ),
-            items=stream.items,
+            items=_shown(stream, told) if options.per_clip else stream.items,
         )
-    return _tell(stream, options=options, heads=heads, rows=rows, recipe=recipe, skipped=skipped, notes=notes)
+    return _tell(told, options=options, heads=heads, rows=rows, recipe=recipe, skipped=skipped, notes=notes)
 
 
 def read_gold(path: Path) -> dict[str, str]:
@@ -221,8 +239,9 @@ def _shares(*shares: float) -> tuple[str, ...]:
 def _labeler(recipe: Recipe, options: Options) -> Labeler:
     from manyeyes.labeler import Labeler, extractor_for
 
-    labeler = (
-        Labeler(recipe) if options.cache else Labeler(recipe, extractor=extractor_for(recipe, cache=None))
+    extractor = None if options.cache else extractor_for(recipe, cache=None)
+    labeler = Labeler(
+        recipe, extractor=extractor, chunk_size=512 if options.videos is None else _FRAMES_AT_ONCE
     )
     if options.label_model is not None:
         labeler.load_label_model(options.label_model)
@@ -241,10 +260,63 @@ def _name_starters(recipe: Recipe, labeler: Labeler) -> None:
         )
 
 
-def _known_gold(gold: Mapping[str, str], stream: Stream) -> dict[str, str]:
+def _check_clips(recipe: Recipe, options: Options) -> None:
+    from manyeyes.recipe_label_model import TargetPrecision
+
+    if not options.per_clip:
+        return
+    if options.videos is None:
+        raise InvalidRequest(
+            "--per-clip puts frames together; say which are taken, with --video-every 1.0, --video-frames or"
+            " --video-keyframes"
+        )
+    if isinstance(recipe.abstain_below, TargetPrecision):
+        raise InvalidRequest(
+            "abstain_below: {precision: …} is found on items whose label is known, and says nothing of clips; write a"
+            " probability, or leave --per-clip out"
+        )
+
+
+def _per_clip(labeler: Labeler, collected: Collected, stream: Stream) -> list[Label]:
+    """Return one row a clip, in the order of reading; a damaged video has its error, whatever its frames say."""
+    from manyeyes.clips import pool_clips
+
+    assert stream.labels is not None
+    pooled = iter(pool_clips(labeler, collected, stream.labels, clips=stream.clips))
+    rows: dict[str, Label] = {}
+    for place in stream.order:
+        if place < 0:
+            name, error = stream.broken[-1 - place].id, stream.broken[-1 - place].error
+            rows[name] = Label(id=name, status="error", error=error)
+            continue
+        name = stream.clips[place] or stream.labels.ids[place]
+        if name not in rows:
+            rows[name] = next(pooled)
+    return list(rows.values())
+
+
+def _shown(stream: Stream, labels: Sequence[Label]) -> dict[str, Item]:
+    """Return what a report shows of clips: the frame that moved the label most."""
+    shown = dict(stream.items)
+    for label in labels:
+        strongest = max(label.reasons, key=lambda reason: reason.moved, default=None)
+        if strongest is not None and strongest.at in stream.items:
+            shown[label.id] = stream.items[strongest.at]
+    return shown
+
+
+def _known_gold(gold: Mapping[str, str], stream: Stream, item_ids: Sequence[str]) -> dict[str, str]:
     # A gold label of something that could not be read helps nobody, and is no mistake of the gold file.
     broken = {broken.id for broken in stream.broken}
-    return {item_id: label for item_id, label in gold.items() if item_id not in broken}
+    known = {item_id: label for item_id, label in gold.items() if item_id not in broken}
+    # A label of a whole clip is one of each of its frames.
+    frames: dict[str, list[str]] = {}
+    for item_id, clip in zip(item_ids, stream.clips, strict=True):
+        if clip in known:
+            frames.setdefault(clip, []).append(item_id)
+    for clip, of_clip in frames.items():
+        known = dict.fromkeys(of_clip, known.pop(clip)) | known
+    return known
 
 
 def _chain(listed: list[Read], rest: Iterator[Read]) -> Iterator[Read]:
@@ -260,7 +332,7 @@ def _notes(skipped: Counter[str]) -> list[str]:
 
 
 def _tell(
-    stream: Stream,
+    stream: Sequence[Label],
     *,
     options: Options,
     heads: Sequence[str],
