@@ -13,12 +13,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from manyeyes.errors import ItemError, MissingDependency
 from manyeyes.settings import Limits
 from manyeyes.sinks import write_text
 from manyeyes.types import Item, Label, Versions
+
+if TYPE_CHECKING:
+    import jinja2
 
 SUFFIXES: Final = (".html", ".htm")
 MAX_ITEMS: Final = 500
@@ -75,19 +78,9 @@ def render(
     limits: Limits | None = None,
 ) -> str:
     """Return the report of a run as HTML; arguments as for ``write_report``."""
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingDependency("a report needs jinja2; run pip install 'manyeyes[serve]'") from error
     from manyeyes import __version__
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     hues = {name: _hue(i, len(run.classes)) for i, name in enumerate(run.classes)}
     counts, by_class, errors = _count(labels)
     most = max(by_class.values(), default=0)
@@ -114,6 +107,24 @@ def render(
         versions=run.versions,
         notes=run.notes,
         program=__version__,
+    )
+
+
+def page_environment() -> jinja2.Environment:
+    """Return what fills in the templates of pages and escapes what it puts in.
+
+    Raises MissingDependency without jinja2.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingDependency("a report needs jinja2; run pip install 'manyeyes[serve]'") from error
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
