@@ -139,6 +139,11 @@ class LabelingFunction:
         return ()
 
     @property
+    def shares(self) -> tuple[str, ...]:
+        """What the LF's errors may come from: LFs that share one are not independent. Mostly what it reads."""
+        return self.reads
+
+    @property
     def primitives(self) -> Mapping[str, Primitive]:
         """Signals that this LF alone defines, such as a question put to a model: feature name → primitive.
 

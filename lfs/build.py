@@ -75,7 +75,7 @@ def collect_votes(
         scores=scores,
         class_names=tuple(classes),
         lf_names=tuple(lf.name for lf in lfs),
-        shared=tuple(lf.reads for lf in lfs),
+        shared=tuple(lf.shares for lf in lfs),
         sets=sets,
     )
     return votes, errors

@@ -107,6 +107,11 @@ class ChatLF(LabelingFunction):
         return (self._primitive.name,)
 
     @property
+    def shares(self) -> tuple[str, ...]:
+        """Whatever is asked, it is the same model that errs."""
+        return (*self.reads, f"chat:{self.spec.endpoint}")
+
+    @property
     def primitives(self) -> Mapping[str, Primitive]:
         return {self._primitive.name: self._primitive}
 

@@ -131,7 +131,8 @@ class ChatPrimitive:
         which = match(text, self._comparable)
         row = np.zeros(1, dtype=self.dtype)
         row["answer"] = which
-        row["text"] = text.strip().encode()[:_KEPT_BYTES].decode(errors="ignore").encode()
+        # JSON can hold halves of surrogate pairs, which are no text.
+        row["text"] = text.strip().encode(errors="replace")[:_KEPT_BYTES].decode(errors="ignore").encode()
         row["logprob"] = row["masses"] = np.nan
         tokens = reply.tokens
         # Tokens that spell something else than the text say nothing of it.

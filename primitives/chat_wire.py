@@ -9,7 +9,6 @@ import base64
 import hashlib
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -156,7 +155,8 @@ def _one(entry: Any) -> tuple[str, float] | None:
     if not isinstance(entry, Mapping):
         return None
     text, logprob = entry.get("token"), entry.get("logprob")
-    if not isinstance(text, str) or not isinstance(logprob, int | float) or math.isnan(logprob):
+    # A probability of zero is written as -9999, and never as a number beyond what a float holds.
+    if not isinstance(text, str) or not isinstance(logprob, int | float) or not -1e6 <= logprob <= 1e6:
         return None
     return text, float(logprob)
 

@@ -85,6 +85,13 @@ def test_an_answer_may_mean_several_classes(tools: Any) -> None:
     assert lf.vote(ROWS).scores[2] == pytest.approx(0.625)  # both answers are the same vote
 
 
+def test_lfs_that_ask_the_same_model_are_not_independent(configure: Callable[..., None]) -> None:
+    configure(retries=0, give_up_after=1)
+    labeler = Labeler(recipe({**ASKED, "name": "again", "on": "text"}))
+    first, second = labeler.votes([Item("1", text="x")])[0].shared
+    assert set(first) & set(second) == {"chat:toy"}
+
+
 def test_class_names_are_the_answers_unless_told(tools: Any) -> None:
     lf = tools.make_lf(**ASKED)
     assert lf.primitives["lf:lf"].info == {"answers": ["dress", "hat", "t-shirt"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import logging
 import socket
 import threading
@@ -18,6 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from manyeyes.errors import InvalidRecipe, InvalidSettings
@@ -26,6 +29,7 @@ from manyeyes.primitives.base import FeatureSet, PreparingPrimitive, Primitive
 from manyeyes.primitives.cache import Cache
 from manyeyes.primitives.chat import ChatPrimitive
 from manyeyes.primitives.chat_line import _retry_after, fresh_lines
+from manyeyes.primitives.chat_wire import Garbled, error_told, read_reply
 from manyeyes.primitives.extractor import Extractor
 from manyeyes.primitives.toy_endpoint import Asked, ToyEndpoint, send
 from manyeyes.types import Item
@@ -527,6 +531,68 @@ def test_refusals_and_parts_and_thoughts(configure: Callable[..., None]) -> None
         block = ask(question(), texts(*replies))["lf:asked"]
         assert block["answer"].tolist() == [-1, 1, 1, 1, 1]
         assert np.isnan(block["logprob"]).all()
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(), max_size=6)
+    | st.just("gown"),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "choices",
+                    "message",
+                    "content",
+                    "usage",
+                    "prompt_tokens",
+                    "logprobs",
+                    "token",
+                    "logprob",
+                    "top_logprobs",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+ENTRY = st.fixed_dictionaries(
+    {"token": JSON, "logprob": JSON, "top_logprobs": st.lists(JSON, max_size=2) | JSON}
+)
+CHOICE = st.fixed_dictionaries(
+    {
+        "message": st.fixed_dictionaries({"content": JSON}) | JSON,
+        "logprobs": st.fixed_dictionaries({"content": st.lists(ENTRY | JSON, max_size=3)}) | JSON,
+    }
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.fixed_dictionaries({"choices": st.lists(CHOICE | JSON, max_size=2), "usage": JSON}) | JSON)
+def test_whatever_json_comes_it_is_an_answer_or_none(value: Any) -> None:
+    data = json.dumps(value).encode()
+    error_told(data)
+    try:
+        reply = read_reply(data)
+    except Garbled:
+        return
+    row = question()._row(reply)
+    assert row.shape == (1,) and -1 <= row["answer"][0] < 2
+    row["text"][0].decode()
+
+
+def test_half_a_character_is_no_fault(configure: Callable[..., None]) -> None:
+    half = raw(b'{"choices": [{"message": {"content": "gown \\ud83d"}}]}')
+    with Server(fault=lambda n, body: half) as server:
+        configure(server.base_url)
+        assert answers(ask(question(), texts("x"))) == [1]
+        assert len(server.calls) == 1
 
 
 def test_an_interrupt_ends_the_waiting(
