@@ -21,6 +21,11 @@ def downloads_allowed() -> bool:
     return os.environ.get("MANYEYES_ALLOW_DOWNLOADS", "").strip().lower() in ("1", "true", "yes", "on")
 
 
+def runtime() -> str:
+    """Return what runs models where a recipe does not say: ``$MANYEYES_RUNTIME``, else ``torch``. Not checked here."""
+    return os.environ.get("MANYEYES_RUNTIME", "").strip().lower() or "torch"
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one item may cost. max_bytes: of an image file; max_pixels: before decoding; max_text: characters."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
@@ -15,14 +16,18 @@ from manyeyes.primitives.base import DecodedImage, Modality, Primitive, Primitiv
 from manyeyes.primitives.clip_map import ClipMap
 from manyeyes.primitives.clip_models import LoadedClip, clip_identity, load_clip
 from manyeyes.primitives.embeddings import dtype_of, rows_of
+from manyeyes.primitives.runtime_choice import choose, folder_of
+from manyeyes.primitives.runtimes import REFERENCE, RUNTIMES, Asked, Runner, asked_for, run_packs, told
+from manyeyes.primitives.towers import Pixels, cropper, least_side, tower_of
 from manyeyes.primitives.workers import ModelWorkers, in_packs, shared_workers
 
 if TYPE_CHECKING:
     import torch
 
-_PREPROCESSING: Final = 1
+_PREPROCESSING: Final = {"image": 2, "text": 1}
 _STARTER_DIM: Final = 384
 _TEXT_PACK: Final = 4
+_COPYING: Final = 2  # threads that feed a GPU: one copies while the other's pass runs
 # The lengths to which a text is filled up, where filling may be cut off; the longest is the model's own.
 _TEXT_LENGTHS: Final = (16, 32)
 
@@ -31,10 +36,13 @@ class ClipSpec(PrimitiveSpec):
     """Which CLIP.
 
     model: ``starter``, ``ViT-B-32``, ``ViT-B-32/laion2b_s34b_b79k``, ``hf-hub:org/name``, or the path of a checkpoint
-    or of a folder with an open_clip_config.json. arch: the open_clip architecture of a local checkpoint file.
+    or of a folder with an open_clip_config.json. arch: the open_clip architecture of a local checkpoint file. runtime:
+    what runs its image tower: ``torch`` in float32, ``openvino``, ``onnx``, ``cuda``, or ``auto``, the fastest on this
+    machine that gives the same answers; by default what MANYEYES_RUNTIME says, or else torch.
     """
 
     arch: str | None = Field(default=None, max_length=200)
+    runtime: Asked | None = None
 
 
 class _Clip:
@@ -49,8 +57,11 @@ class _Clip:
 
     @cached_property
     def version(self) -> str:
-        identity = clip_identity(self.spec.model, self.spec.arch, self.spec.sha256)
-        return f"clip/{identity}/{self.modality} {_PREPROCESSING}"
+        return f"clip/{self._identity}/{self.modality} {_PREPROCESSING[self.modality]}"
+
+    @cached_property
+    def _identity(self) -> str:
+        return clip_identity(self.spec.model, self.spec.arch, self.spec.sha256)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -85,18 +96,50 @@ class ClipImages(_Clip):
 
     modality = "image"
 
-    def prepare(self, decoded: DecodedImage) -> npt.NDArray[np.float32]:
-        """Return pixels as the model takes them: float32, shape (3, height, width)."""
-        transform = self._workers.ask(lambda clip: clip.preprocess)
-        pixels: npt.NDArray[np.float32] = transform(decoded.pixels).numpy()
-        return pixels
+    @cached_property
+    def version(self) -> str:
+        plain = super().version
+        return plain if self._runtime == REFERENCE else f"{plain} {told(self._runtime)}"
 
-    def compute(self, batch: Sequence[DecodedImage | npt.NDArray[np.float32]]) -> list[Rows]:
-        ready = [self.prepare(value) if isinstance(value, DecodedImage) else value for value in batch]
-        size = self._workers.ask(lambda clip: clip.pack)
-        return rows_of(
-            [row for rows in self._workers.run(_embed_images, in_packs(ready, size)) for row in rows]
+    @cached_property
+    def _runtime(self) -> str:
+        """The name of the runtime; it is measured if this machine has not yet done so."""
+        return choose(asked_for(self.spec.runtime), self._tower, lambda: self._workers.ask(tower_of))
+
+    @property
+    def _tower(self) -> str:
+        return f"{self._identity}/{_PREPROCESSING['image']}"
+
+    @property
+    def _runners(self) -> ModelWorkers[Runner]:
+        runtime, clips, tower = self._runtime, self._workers, self._tower
+
+        def load() -> Runner:
+            folder = Path() if runtime == REFERENCE else folder_of(tower)
+            return RUNTIMES[runtime].build(clips.ask(tower_of), folder)
+
+        n_threads = _COPYING if RUNTIMES[runtime].gpu else None
+        return shared_workers(
+            ("clip images", runtime, self.spec.model_dump_json()), load, n_threads=n_threads
         )
+
+    def setup(self) -> None:
+        super().setup()
+        self._runners.ask(lambda runner: runner.pack)
+
+    def least_side(self) -> int | None:
+        """Return the shorter side, in pixels, to which an image may be reduced on decoding; None for not at all."""
+        return self._workers.recall("least side", least_side)
+
+    def prepare(self, decoded: DecodedImage) -> Pixels:
+        """Return pixels as the model sees them: uint8, shape (height, width, 3)."""
+        return self._workers.recall("cropper", cropper)(decoded)
+
+    def compute(self, batch: Sequence[DecodedImage | Pixels]) -> list[Rows]:
+        ready = [self.prepare(value) if isinstance(value, DecodedImage) else value for value in batch]
+        runners = self._runners
+        runner = runners.ask(lambda runner: runner)
+        return rows_of(list(run_packs(lambda packs: runners.run(_embed_images, packs), runner, ready)))
 
 
 class ClipTexts(_Clip):
@@ -129,14 +172,8 @@ def _filled_length(tokens: torch.Tensor, pad: int | None) -> int:
     return min((length for length in _TEXT_LENGTHS if used <= length), default=longest)
 
 
-def _embed_images(clip: LoadedClip, pack: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    import torch
-
-    pixels = np.zeros((clip.pack, *pack[0].shape), dtype=np.float32)
-    pixels[: len(pack)] = pack
-    with torch.inference_mode():
-        embedded: npt.NDArray[np.float32] = clip.model.encode_image(torch.from_numpy(pixels)).float().numpy()
-    return embedded[: len(pack)]
+def _embed_images(runner: Runner, pack: Pixels) -> npt.NDArray[np.float32]:
+    return runner(pack)
 
 
 def _embed_texts(clip: LoadedClip, tokens: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from manyeyes.errors import ItemError, ManyeyesError, PrimitiveFailed
 from manyeyes.primitives.base import DecodedImage, PreparingPrimitive, Primitive
 from manyeyes.primitives.cache import Cache, content_digest
-from manyeyes.primitives.images import check_pil, decode_image, digest_pil, full_path, read_file
+from manyeyes.primitives.images import (
+    check_pil,
+    decode_image,
+    digest_pil,
+    full_path,
+    read_file,
+    reduction_of,
+)
 from manyeyes.settings import Limits
 from manyeyes.types import ImageSource
+
+
+@runtime_checkable
+class ReducedInput(Protocol):
+    """A primitive that can do without some of an image's pixels, which are then not even decoded."""
+
+    def least_side(self) -> int | None:
+        """Return the shorter side, in pixels, to which an image may be reduced; None for not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +98,7 @@ class Reader:
             if lacking is None:
                 rows = self._look_up(digest)
                 lacking = [feature for feature in self._primitives if feature not in rows]
-            inputs = self._inputs(decode_image(known, self._limits), lacking) if lacking else {}
+            inputs = self._inputs(known, lacking) if lacking else {}
             return Read(item, digest, rows, inputs, seen=seen)
         except ItemError as error:
             return Read(item, digest, error=error, seen=seen)
@@ -96,23 +112,45 @@ class Reader:
         }
         return {feature: row for feature, row in found.items() if row is not None}
 
-    def _inputs(self, decoded: DecodedImage, features: Sequence[str]) -> dict[str, Any]:
+    def _inputs(self, source: ImageSource, features: Sequence[str]) -> dict[str, Any]:
+        """Return what each primitive computes from: it depends on its own need alone, not on what others lack, too."""
+        decoded: dict[int, DecodedImage] = {}
         inputs: dict[str, Any] = {}
+        sides: dict[str, int | None] = {}
         for feature in features:
             primitive = self._primitives[feature]
+            if isinstance(primitive, ReducedInput):
+                self._ready(feature)
+                sides[feature] = primitive.least_side()
+        # The largest first: it says how much the others would be reduced, and most share it.
+        for feature in sorted(features, key=lambda feature: -(sides.get(feature) or sys.maxsize)):
+            image = self._decode(source, sides.get(feature), decoded)
             self._ready(feature)
-            if not isinstance(primitive, PreparingPrimitive):
-                inputs[feature] = decoded
-                continue
-            try:
-                inputs[feature] = primitive.prepare(decoded)
-            except ManyeyesError:
-                raise
-            except Exception as error:  # a model's own code, on one item: that item's error and nobody else's
-                raise PrimitiveFailed(
-                    f"{feature} cannot use this image: {type(error).__name__}: {error}"
-                ) from error
-        return inputs
+            inputs[feature] = _prepared(feature, self._primitives[feature], image)
+        return {feature: inputs[feature] for feature in features}
+
+    def _decode(
+        self, source: ImageSource, least_side: int | None, decoded: dict[int, DecodedImage]
+    ) -> DecodedImage:
+        """Return an image decoded for a need; decoded: by how much it was reduced → what has been decoded already."""
+        for image in decoded.values():
+            factor = reduction_of(image, least_side)
+            if factor in decoded:
+                return decoded[factor]
+        image = decode_image(source, self._limits, least_side=least_side)
+        decoded[reduction_of(image, least_side)] = image
+        return image
+
+
+def _prepared(feature: str, primitive: Primitive, decoded: DecodedImage) -> Any:
+    if not isinstance(primitive, PreparingPrimitive):
+        return decoded
+    try:
+        return primitive.prepare(decoded)
+    except ManyeyesError:
+        raise
+    except Exception as error:  # a model's own code, on one item: that item's error and nobody else's
+        raise PrimitiveFailed(f"{feature} cannot use this image: {type(error).__name__}: {error}") from error
 
 
 def ahead(pool: ThreadPoolExecutor, tasks: Iterable[Callable[[], Read]], *, n_ahead: int) -> Iterator[Read]:

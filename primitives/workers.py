@@ -39,7 +39,7 @@ class ModelWorkers(Generic[M]):
         self._copies: list[M] = []
         self._answers: dict[str, Any] = {}
         n_threads = min(len(os.sched_getaffinity(0)), n_threads)
-        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="manyeyes-model", initializer=_one_core)
+        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="manyeyes-model", initializer=one_core)
 
     def run(self, work: Callable[[M, T], R], packs: Sequence[T]) -> list[R]:
         """Return ``work(model, pack)`` for each pack, in order; the first error that one raises is raised here."""
@@ -72,7 +72,7 @@ class ModelWorkers(Generic[M]):
             return self._model
 
 
-def _one_core() -> None:
+def one_core() -> None:
     """Keep torch from splitting one product over several threads: for all of the process, as far as MKL goes."""
     import torch
 
@@ -85,7 +85,7 @@ _shared_lock = threading.Lock()
 
 
 def shared_workers(
-    key: Hashable, load: Callable[[], M], *, per_thread: bool = False, n_threads: int = _MOST_THREADS
+    key: Hashable, load: Callable[[], M], *, per_thread: bool = False, n_threads: int | None = None
 ) -> ModelWorkers[M]:
     """Return this process's workers for a model; `load` is used by the first who asks.
 
@@ -93,7 +93,7 @@ def shared_workers(
     """
     with _shared_lock:
         if key not in _shared:
-            _shared[key] = ModelWorkers(load, per_thread=per_thread, n_threads=n_threads)
+            _shared[key] = ModelWorkers(load, per_thread=per_thread, n_threads=n_threads or _MOST_THREADS)
         return _shared[key]
 
 

@@ -352,12 +352,12 @@ def test_only_a_few_images_are_decoded_at_a_time(png: Png, monkeypatch: pytest.M
 
     original = reading.decode_image
 
-    def counting(*arguments: Any) -> DecodedImage:
+    def counting(*arguments: Any, **options: Any) -> DecodedImage:
         nonlocal alive, most
         with lock:
             alive += 1
             most = max(most, alive)
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(reading, "decode_image", counting)
     extractor = Extractor({"toy": Slow("toy")}, batch_size=4, decode_threads=2)
