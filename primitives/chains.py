@@ -25,6 +25,13 @@ from manyeyes.types import Item
 SeeTexts = Callable[[Mapping[bytes, str], Mapping[str, Primitive], Computing], None]
 
 
+def check_source(source: str, primitives: Mapping[str, Primitive]) -> None:
+    """Raise InvalidRecipe if a feature that others shall read gives no text. primitives: those that there are."""
+    gives = source_feature(source)
+    if gives is not None and gives in primitives and not getattr(primitives[gives], "gives_text", False):
+        raise InvalidRecipe(f"{source!r} gives no text that others could read; ocr does")
+
+
 def sort_out(needs: Collection[str]) -> tuple[list[str], dict[str, list[str]]]:
     """Return the features that are read of items themselves, and the others by the text that they read.
 

@@ -121,12 +121,36 @@ def load_classifier(model: str) -> LoadedClassifier:
     """Load a checkpoint. Raises ModelNotFound, WeightsMismatch or MissingDependency."""
     folder = encoder_folder(model)
     network, tokenizer = load_network(folder, "AutoModelForSequenceClassification", what="NLI checkpoint")
+    _sharpen(network)
     return LoadedClassifier(
         network,
         tokenizer,
         max_tokens(folder, tokenizer, network),
         entailment_output(network.config.id2label, where=str(folder)),
     )
+
+
+def _sharpen(network: Any) -> None:
+    """Let the last layer compute in float64.
+
+    A product with few columns is added up in another order for another row of the pack, so that its last bits depend on
+    a pair's company; in float64 these bits are below those that are kept.
+    """
+    import torch
+
+    class Float64(torch.nn.Module):
+        def __init__(self, linear: torch.nn.Linear) -> None:
+            super().__init__()
+            self.linear = linear.double()
+
+        def forward(self, states: torch.Tensor) -> torch.Tensor:
+            return torch.as_tensor(self.linear(states.double())).float()
+
+    n_outputs = len(network.config.id2label)
+    for name, module in list(network.named_modules()):
+        if isinstance(module, torch.nn.Linear) and module.out_features == n_outputs:
+            parent, _, own = name.rpartition(".")
+            setattr(network.get_submodule(parent), own, Float64(module))
 
 
 def entailment_output(labels: Mapping[int, str], *, where: str) -> int:

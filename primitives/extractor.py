@@ -19,7 +19,7 @@ import numpy.typing as npt
 from manyeyes.errors import InvalidRecipe, InvalidRequest, ItemError, UnreadableItem, nearest
 from manyeyes.primitives.base import FeatureSet, Primitive, PrimitiveSpec
 from manyeyes.primitives.cache import Cache, content_digest
-from manyeyes.primitives.chains import read_given, sort_out
+from manyeyes.primitives.chains import check_source, read_given, sort_out
 from manyeyes.primitives.computing import Computing
 from manyeyes.primitives.contents import Contents, check_text
 from manyeyes.primitives.counter import PassCounter
@@ -101,6 +101,8 @@ class Extractor:
         """
         plain, given = sort_out(needs)
         if given:
+            for source in given:
+                check_source(source, self.primitives)
             return read_given(
                 self.extract(items, plain),
                 given,
