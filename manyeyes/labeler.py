@@ -37,6 +37,7 @@ from manyeyes.primitives.extractor import Extractor, PassCounter
 from manyeyes.primitives.naming import families
 from manyeyes.recipe import Recipe
 from manyeyes.recipe_label_model import TargetPrecision
+from manyeyes.recipe_parts import with_needs
 from manyeyes.settings import Limits, home
 from manyeyes.types import ABSTAIN, FloatArray, Item, Labels, Versions, Votes, set_name
 
@@ -359,10 +360,9 @@ def extractor_for(recipe: Recipe, *, cache: Cache | None, limits: Limits | None 
     lfs = build_lfs(recipe)
     own = {feature: primitive for lf in lfs for feature, primitive in lf.primitives.items()}
     read = {feature for lf in lfs for feature in lf.reads} | {recipe.label_model.embeddings or ""}
-    named = sorted({name for feature in read - {""} for name in families(feature)})
-    return Extractor.for_specs(
-        {name: recipe.primitives[name] for name in named}, also=own, cache=cache, limits=limits
-    )
+    named = {name for feature in read - {""} for name in families(feature)}
+    specs = {name: recipe.primitives[name] for name in with_needs(named, recipe.primitives)}
+    return Extractor.for_specs(specs, also=own, cache=cache, limits=limits)
 
 
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -57,6 +57,7 @@ from manyeyes.recipe_parts import (
     parse_lf,
     parse_primitive,
     spell_out,
+    with_needs,
 )
 from manyeyes.recipe_schema import recipe_schema
 from manyeyes.trust import refusals
@@ -167,10 +168,17 @@ class Recipe(BaseModel):
                 f"all LFs together may vote for {MAX_SETS} different sets of classes, got {n_sets}"
             )
         features = {feature for lf in lfs for feature in lf.reads} | {self.label_model.embeddings or ""}
-        read = {name for feature in features for name in families(feature)}
+        read = with_needs(
+            [*self.primitives, *(n for f in features - {""} for n in families(f))], self.primitives
+        )
         complete = {
             name: default_primitive(name) for name in DEFAULT_PRIMITIVES if name in read
         } | self.primitives
+        for name, spec in complete.items():
+            for need in spec.needs:
+                if need not in complete:
+                    told = f"{name!r} reads {need!r}, which is not declared{nearest(need, complete)}"
+                    raise problem_at(("primitives", name), f"{told}; declare it under primitives", need)
         # Pydantic's frozen models have no other way to fill in a field that depends on others.
         object.__setattr__(self, "primitives", dict(sorted(complete.items())))
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationInfo
@@ -16,7 +16,7 @@ from manyeyes.primitives.naming import on_text, parts, source_feature, split
 from manyeyes.recipe_errors import problem_at
 from manyeyes.registry import load, names
 
-DEFAULT_PRIMITIVES: Final = ("clip", "detector", "text", "image", "ocr", "text_facts", "toy")
+DEFAULT_PRIMITIVES: Final = ("clip", "detector", "text", "image", "regions", "ocr", "text_facts", "toy")
 """Primitives that an LF may read though the recipe declares none; the name is also the kind, which knows its model."""
 
 _NAME: Final = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
@@ -140,6 +140,19 @@ def declared_facts(declared: Mapping[str, PrimitiveSpec]) -> dict[str, list[str]
 def default_primitive(name: str) -> PrimitiveSpec:
     """Return the primitive that an LF gets which reads one that the recipe does not declare."""
     return parse_primitive({"kind": name})
+
+
+def with_needs(named: Iterable[str], declared: Mapping[str, PrimitiveSpec]) -> list[str]:
+    """Return some primitives and those that they read in turn, sorted; what is not declared is the usual one."""
+    found: set[str] = set()
+    waiting = list(named)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            spec = declared.get(name) or (default_primitive(name) if name in DEFAULT_PRIMITIVES else None)
+            waiting += spec.needs if spec is not None else ()
+    return sorted(found)
 
 
 def modalities(name: str, declared: Mapping[str, PrimitiveSpec]) -> dict[str, str]:

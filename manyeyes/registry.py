@@ -19,6 +19,7 @@ BUILT_IN: dict[Group, dict[str, str]] = {
     "manyeyes.primitives": {
         "clip": "manyeyes.primitives.clip:KIND",
         "detector": "manyeyes.primitives.detector:KIND",
+        "regions": "manyeyes.primitives.regions:KIND",
         "text": "manyeyes.primitives.text:KIND",
         "image": "manyeyes.primitives.image:KIND",
         "ocr": "manyeyes.primitives.ocr:KIND",
@@ -31,6 +32,7 @@ BUILT_IN: dict[Group, dict[str, str]] = {
         "prompt": "manyeyes.lfs.prompt:PromptLF",
         "detect": "manyeyes.lfs.detect:DetectLF",
         "where": "manyeyes.lfs.where:WhereLF",
+        "region_prompt": "manyeyes.lfs.region_prompt:RegionPromptLF",
         "keyword": "manyeyes.lfs.keyword:KeywordLF",
         "regex": "manyeyes.lfs.keyword:RegexLF",
         "dictionary": "manyeyes.lfs.dictionary:DictionaryLF",

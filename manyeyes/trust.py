@@ -57,6 +57,13 @@ def refusals(
                 f"primitives.{name}.model: {spec.model!r} is not allowed from outside; allowed: {', '.join(allowed)}"
             )
         refused += [
+            f"primitives.{name}.{field}: {told[field]!r} is not allowed from outside; allowed:"
+            f" {', '.join(sorted(allowed_models)) or 'none'}"
+            for field in spec.names_models
+            if told.get(field) is not None
+            and not {told[field], f"{spec.kind}:{told[field]}"} & set(allowed_models)
+        ]
+        refused += [
             f"primitives.{name}.{field}: a path on this machine is not allowed from outside"
             for field, value in told.items()
             if isinstance(value, (str, os.PathLike)) and _is_path(os.fspath(value))

@@ -96,8 +96,8 @@ class PreparingPrimitive(Primitive, Protocol):
 
 
 @runtime_checkable
-class DependentPrimitive(Primitive, Protocol):
-    """A primitive that reads what others saw of the same input, such as the boxes that it cuts out.
+class DependentPrimitive(Protocol):
+    """What a primitive has besides that reads what others saw of the same input, such as the boxes that it cuts out.
 
     Whoever computes it hands it the others' rows: those that are cached, or that somebody else reads anyway.
     """

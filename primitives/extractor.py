@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manyeyes.errors import InvalidRecipe, InvalidRequest, ItemError, UnreadableItem, nearest
-from manyeyes.primitives.base import FeatureSet, Primitive, PrimitiveSpec
+from manyeyes.primitives.base import DependentPrimitive, FeatureSet, Primitive, PrimitiveSpec
 from manyeyes.primitives.cache import Cache, content_digest
 from manyeyes.primitives.chains import check_source, read_given, sort_out
 from manyeyes.primitives.computing import Computing
@@ -88,6 +88,9 @@ class Extractor:
         primitives: dict[str, Primitive] = dict(also or {})
         for name, spec in specs.items():
             primitives |= load("manyeyes.primitives", spec.kind).build(name, spec)
+        for primitive in primitives.values():
+            if isinstance(primitive, DependentPrimitive):
+                primitive.bind(primitives)
         return cls(
             primitives, cache=cache, batch_size=batch_size, decode_threads=decode_threads, limits=limits
         )
@@ -112,7 +115,9 @@ class Extractor:
                 layout=self._layout,
                 limits=self.limits,
             )
-        needed = {feature: self._primitive(feature) for feature in dict.fromkeys(needs)}
+        needed: dict[str, Primitive] = {}
+        for feature in needs:
+            self._add_needed(feature, needed)
         of_images = {feature: p for feature, p in needed.items() if p.modality == "image"}
         of_texts = {feature: p for feature, p in needed.items() if p.modality == "text"}
         of_pairs = {feature: p for feature, p in needed.items() if p.modality == "pair"}
@@ -156,6 +161,7 @@ class Extractor:
         blocks = {
             feature: self._layout(feature).assemble(of[primitive.modality], work.rows[feature])
             for feature, primitive in needed.items()
+            if feature in needs
         }
         return FeatureSet(items=items, blocks=blocks, errors=dict(sorted(errors.items())))
 
@@ -283,6 +289,14 @@ class Extractor:
             # Texts of like length in one batch need the least padding.
             for digest in sorted(lacking, key=lambda digest: len(wordings[digest])):
                 work.add(feature, primitive, digest, wordings[digest])
+
+    def _add_needed(self, feature: str, needed: dict[str, Primitive]) -> None:
+        """Add a feature after those whose rows it reads, so that these are computed first."""
+        primitive = self._primitive(feature)
+        if isinstance(primitive, DependentPrimitive):
+            for need in primitive.needs:
+                self._add_needed(need, needed)
+        needed.setdefault(feature, primitive)
 
     def _computing(self, *, prompts: bool = False) -> Computing:
         return Computing(

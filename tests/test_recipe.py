@@ -233,6 +233,7 @@ def test_primitives_that_are_read_and_not_declared_are_the_defaults() -> None:
             {"name": "m", "kind": "metadata", "when": "width > 3", "vote": "a"},
             {"name": "y", "kind": "prompt", "using": "toy"},
             {"name": "r", "kind": "keyword", "on": "ocr", "any": "sale", "vote": "a"},
+            {"name": "c", "kind": "region_prompt"},
             {"name": "f", "kind": "metadata", "when": "n_words < 3", "vote": "a"},
         )
     )
@@ -242,6 +243,7 @@ def test_primitives_that_are_read_and_not_declared_are_the_defaults() -> None:
         "detector": "starter",
         "image": "facts",
         "ocr": "rapidocr",
+        "regions": "crops",
         "text": "minilm",
         "text_facts": "facts",
         "toy": "colors",
@@ -374,7 +376,7 @@ def test_a_recipe_can_be_made_of_objects() -> None:
         ("auto", "{name: one_coin, max_iterations: true}", "label_model.max_iterations: expected a valid integer"),
         ("auto", "{class_balance: estimated}", "label_model.class_balance: class_balance is no hyperparameter"),
         ("auto", "{embeddings: clp}", "line 13, label_model.embeddings: unknown primitive 'clp'; declare it"),
-        ("auto", "{embeddings: clip.txt}", "'clip' gives no 'clip.txt'; it gives clip, clip.text; did you mean"),
+        ("auto", "{embeddings: clip.txt}", "'clip.txt'; it gives clip, clip.text, clip.map; did you mean"),
         ("auto", "{embeddings: detector}", "label_model.embeddings: 'detector' gives no embedding of an item"),
         ("auto", "{embeddings: image}", "label_model.embeddings: 'image' gives no embedding of an item"),
         ("auto", "{embeddings: [clip]}", "label_model.embeddings: unknown primitive ['clip']"),
@@ -487,6 +489,17 @@ def test_a_warm_start_needs_class_names_alone() -> None:
     for wrong in ([], ["cat"], ["cat", "cat"], ["cat", ""]):
         with pytest.raises(InvalidRecipe, match="classes"):
             Recipe.warm_start(wrong)
+
+
+def test_words_may_come_from_outside_and_who_reads_them_may_not() -> None:
+    detector = {"model": "yoloe-11s", "classes": ["red hat"], "text_encoder": "hf-hub:somebody/something"}
+    lf = {"name": "d", "kind": "detect", "when": "count('red hat') > 0", "vote": "a"}
+    recipe = Recipe.parse(recipe_with(lf, primitives={"detector": detector}))
+    with pytest.raises(UntrustedRecipe, match=r"primitives\.detector\.text_encoder: 'hf-hub:some"):
+        recipe.check_untrusted({"yoloe-11s"})
+    recipe.check_untrusted({"yoloe-11s", "detector:hf-hub:somebody/something"})
+    del detector["text_encoder"]
+    Recipe.parse(recipe_with(lf, primitives={"detector": detector})).check_untrusted({"yoloe-11s"})
 
 
 def test_nothing_that_executes_or_opens_comes_from_outside() -> None:

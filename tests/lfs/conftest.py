@@ -57,6 +57,18 @@ def maps(vectors: Sequence[Sequence[float] | None]) -> Features:
     return Features(rows, np.array([vector is not None for vector in vectors], dtype=bool))
 
 
+def regions(images: Sequence[Sequence[Box] | None]) -> Features:
+    """Boxes as above, each with an embedding of its own."""
+    found = boxes(images)
+    rows = np.zeros(len(found.rows), dtype=[*BOX.descr, ("embedding", "<f4", (3,))])
+    for column in BOX.names or ():
+        rows[column] = found.rows[column]
+    for i, row in enumerate(rows):
+        vector = np.random.default_rng(i).normal(size=3)
+        row["embedding"] = vector / np.linalg.norm(vector)
+    return Features(rows, found.present, found.offsets, {**found.info, "encoder": "clip"})
+
+
 def slice_features(features: FeatureSet, start: int, stop: int) -> FeatureSet:
     """The same features for some of the items."""
     blocks = {}
@@ -119,6 +131,7 @@ class Tools:
     boxes = staticmethod(boxes)
     embeddings = staticmethod(embeddings)
     maps = staticmethod(maps)
+    regions = staticmethod(regions)
     slice_features = staticmethod(slice_features)
     Encoder = Encoder
     make_lf = staticmethod(make_lf)

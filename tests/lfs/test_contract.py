@@ -52,6 +52,11 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "against": "room",
         },
     ],
+    "region_prompt": [
+        {"prompts": PROMPTS, "threshold": 0.6},
+        {"prompts": PROMPTS, "threshold": 0.6, "crops": "most", "labels": ["dog", "hat"]},
+        {"prompts": PROMPTS, "threshold": 0.6, "crops": "mean", "against": "room"},
+    ],
     "keyword": [
         {"any": ["hat", "cap"], "vote": "hat"},
         {"any": ["hat", "cap"], "vote": {"not": ["dress"]}},
@@ -152,6 +157,7 @@ def features(tools: Any) -> FeatureSet:
         "detector": tools.boxes(boxes),
         "clip": tools.embeddings(images),
         "clip.map": tools.maps(images),
+        "regions": tools.regions(boxes),
         "text": tools.embeddings(texts),
         "image": type(tools.embeddings([[1]]))(facts, present, info={"columns": ["width"]}),
         "facts": tools.embeddings(images),
@@ -237,6 +243,7 @@ def test_an_item_that_lacks_everything_gets_no_vote(tools: Any, kind: str, field
             "detector": tools.boxes([None]),
             "clip": tools.embeddings([None]),
             "clip.map": tools.maps([None]),
+            "regions": tools.regions([None]),
             "text": tools.embeddings([None]),
             "image": type(tools.embeddings([[1]]))(np.zeros(1, dtype=[("width", "<i4")]), np.array([False])),
         },

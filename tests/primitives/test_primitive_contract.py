@@ -142,9 +142,11 @@ def test_the_extractor_and_the_cache_change_no_bit(
 @pytest.mark.parametrize(("kind", "feature"), FEATURES)
 def test_embeddings_have_length_one(primitive: Primitive, inputs: Sequence[Any]) -> None:
     if "embedding" in (primitive.dtype.names or ()):
+        n_rows = sum(len(row) for row in primitive.compute(inputs))
+        assert n_rows == len(inputs) or primitive.ragged
         vectors = np.concatenate([row["embedding"] for row in primitive.compute(inputs)])
         assert vectors.dtype == np.float32
-        assert vectors.shape == (len(inputs), primitive.info["dim"])
+        assert vectors.shape == (n_rows, primitive.info["dim"])
         assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-6)
         assert primitive.info["logit_scale"] > 0
 
