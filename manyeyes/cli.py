@@ -333,6 +333,74 @@ def models(
     raise typer.Exit(command.run(as_json=as_json))
 
 
+@app.command()
+def search(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TEXT] PATH…",
+            help="What to look for in words, unless --image is given; then images, texts, tables and folders.",
+            show_default=False,
+        ),
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", metavar="FILE", help="Look for what is like this image.")
+    ] = None,
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            "--index", metavar="FOLDER", help="Keep what was indexed here; then, without PATH, search only that."
+        ),
+    ] = None,
+    on: Annotated[str, typer.Option("--on", metavar="WHAT", help="Search the items' image or text.")] = "image",
+    clip: Annotated[
+        str | None, typer.Option("--clip", metavar="NAME", help="Another CLIP than the starter, as MobileCLIP2-S2.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", metavar="N", min=1, help="How many to show.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Find the items that look most like some words, or like an image."""
+    from manyeyes.commands import search as command
+
+    said = list(words or [])
+    text = said.pop(0) if said and image is None else None
+    options = command.Options(
+        text=text,
+        paths=[Path(path) for path in said],
+        image=image,
+        index=index,
+        on=command.what(on),
+        clip=clip,
+        count=count,
+        as_json=as_json,
+    )
+    raise typer.Exit(command.run(options))
+
+
+@app.command()
+def duplicates(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH…", help="Images, .txt files, tables and folders.", show_default=False),
+    ],
+    on: Annotated[str, typer.Option("--on", metavar="WHAT", help="Compare the items' image or text.")] = "image",
+    cosine: Annotated[
+        float | None,
+        typer.Option("--cosine", metavar="X", min=-1, max=1, help="How close near-duplicates are at least."),
+    ] = None,
+    clip: Annotated[
+        str | None, typer.Option("--clip", metavar="NAME", help="Another CLIP than the starter, as MobileCLIP2-S2.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every group.")] = False,
+) -> None:
+    """Find items that are there more than once: copies, crops, other sizes, small edits."""
+    from manyeyes.commands import search as command
+
+    raise typer.Exit(
+        command.run_duplicates(paths, clip=clip, cosine=cosine, as_json=as_json, on=command.what(on))
+    )
+
+
 @recipe_app.command("check")
 def check_recipe(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The recipe, YAML or JSON.")],

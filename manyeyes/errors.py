@@ -18,6 +18,7 @@
     ├── MissingDependency (ImportError)      an optional package is not installed
     ├── LabelNotFound (LookupError)          no stored label has that id
     ├── CacheUnusable (OSError)              the feature cache cannot be written where it should be
+    ├── IndexUnusable (OSError)              there is no index of vectors where one is named, or not a fitting one
     ├── ServiceUnavailable (ConnectionError) the service does not answer
     ├── ServiceFailed (RuntimeError)         the service answered with something it should not
     └── ItemError                            what is wrong with one item; the other items are labeled
@@ -137,6 +138,12 @@ class CacheUnusable(ManyeyesError, OSError):
     """The feature cache cannot be written where it should be."""
 
     code = "cache_unusable"
+
+
+class IndexUnusable(ManyeyesError, OSError):
+    """There is no index of vectors where one is named, or it is damaged or holds those of another model."""
+
+    code = "index_unusable"
 
 
 class ServiceUnavailable(ManyeyesError, ConnectionError):

@@ -38,6 +38,7 @@ STATUS: Final[Mapping[str, int]] = {
     "missing_dependency": 501,
     "label_not_found": 404,
     "cache_unusable": 500,
+    "index_unusable": 500,
     "service_unavailable": 503,
     "service_failed": 500,
     "item_error": 422,

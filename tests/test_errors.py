@@ -28,6 +28,7 @@ CODES = {
     "missing_dependency": "MissingDependency",
     "label_not_found": "LabelNotFound",
     "cache_unusable": "CacheUnusable",
+    "index_unusable": "IndexUnusable",
     "service_unavailable": "ServiceUnavailable",
     "service_failed": "ServiceFailed",
     "item_error": "ItemError",
