@@ -29,6 +29,7 @@ from manyeyes.errors import (
 )
 from manyeyes.settings import Limits
 from manyeyes.types import Item, MetadataValue
+from manyeyes.video_packets import EPSILON_S, NEVER, PacketReader
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -90,7 +91,7 @@ class Sampling:
 
 
 class Frame(NamedTuple):
-    """One frame. time_s: from the start of the video. number: among the frames that were decoded, from 0."""
+    """One frame. time_s: from the start of the video. number: how many frames come before it."""
 
     image: PILImage
     time_s: float
@@ -209,19 +210,19 @@ def _sampled(container: Any, sampling: Sampling, limits: Limits) -> Iterator[Fra
     if duration_s is not None and duration_s > sampling.max_duration_s:
         raise _too_long(duration_s, sampling)
     stream.thread_type = "AUTO"
-    reading = _Reading(container, stream, keyframes=sampling.keyframes)
+    reading = PacketReader(container, stream, keyframes=sampling.keyframes)
     due = sampling.due(duration_s)
-    wanted: float | None = None if due is None else next(due)
+    if due is not None:
+        reading.wanted_s = next(due)
     taken = 0
-    for number, (frame, time_s) in enumerate(reading.decoded()):
+    for frame, time_s, number in reading.decoded():
         if time_s > sampling.max_duration_s:
             raise _too_long(time_s, sampling)
         if due is not None:
-            # A microsecond early is in time: times are fractions, multiples are floats.
-            if wanted is None or time_s < wanted - 1e-6:
+            if time_s < reading.wanted_s - EPSILON_S:
                 continue
-            while wanted is not None and wanted <= time_s + 1e-6:
-                wanted = next(due, None)
+            while reading.wanted_s <= time_s + EPSILON_S:
+                reading.wanted_s = next(due, NEVER)
         if taken == sampling.max_frames:
             raise VideoTooLarge(
                 f"the video gives more than {sampling.max_frames:,} frames; take them further apart, or cut it"
@@ -233,40 +234,6 @@ def _sampled(container: Any, sampling: Sampling, limits: Limits) -> Iterator[Fra
         raise UndecodableVideo("no frame of the video can be decoded")
     if duration_s is not None and reading.ended_s < duration_s - max(_LEAST_SLACK_S, _SLACK * duration_s):
         raise UndecodableVideo(f"the video ends early: after {reading.ended_s:.1f} s of {duration_s:.1f} s")
-
-
-class _Reading:
-    """One pass over a video. n_frames: decoded so far. ended_s: how far the file was read, from the first frame on."""
-
-    def __init__(self, container: Any, stream: Any, *, keyframes: bool) -> None:
-        self.n_frames = 0
-        self.ended_s = 0.0
-        self._container = container
-        self._stream = stream
-        self._keyframes = keyframes
-
-    def decoded(self) -> Iterator[tuple[Any, float]]:
-        """Yield every sound frame with its time from the start; raise UndecodableVideo at a packet that is cut."""
-        start: float | None = None
-        last: float | None = None
-        for packet in self._container.demux(self._stream):
-            if packet.is_corrupt:
-                raise UndecodableVideo("the video breaks off, or a part of it is damaged")
-            if packet.pts is not None:
-                last = max(last or 0.0, float(packet.pts * packet.time_base))
-                self.ended_s = last - (start if start is not None else last)
-            # The empty packet at the end asks the decoder for what it holds back.
-            if self._keyframes and packet.size and not packet.is_keyframe:
-                continue
-            for frame in packet.decode():
-                if frame.is_corrupt or frame.time is None or (self._keyframes and not frame.key_frame):
-                    continue
-                if start is None:
-                    start = frame.time
-                self.n_frames += 1
-                yield frame, max(0.0, round(frame.time - start, 6))
-        if start is not None and last is not None:
-            self.ended_s = last - start
 
 
 def _duration_s(container: Any, stream: Any) -> float | None:

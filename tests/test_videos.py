@@ -18,6 +18,7 @@ from manyeyes.errors import InvalidRequest, ItemError, UndecodableVideo, VideoTo
 from manyeyes.settings import Limits
 from manyeyes.sources import Broken, read_items
 from manyeyes.types import Item
+from manyeyes.video_packets import NEVER, PacketReader
 from manyeyes.videos import Frame, Sampling, frame_items, frames, shown_time
 
 av = pytest.importorskip("av")
@@ -128,6 +129,67 @@ def test_keyframes(make: Make) -> None:
     found = list(frames(path, sampling=Sampling(keyframes=True)))
     assert [frame.time_s for frame in found] == keys
     assert [is_red(frame) for frame in found] == [t % 2 < 1 for t in keys]
+
+
+GROUPS = [
+    ("libx264", "x.mp4", {"bf": "3"}),
+    ("libx264", "x.mkv", {"x264-params": "open-gop=1:bframes=3:b-adapt=0"}),
+    ("libx265", "x.mp4", {"x265-params": "log-level=none:open-gop=1:bframes=4"}),
+    ("mpeg2video", "x.mpg", {"bf": "2"}),
+    ("mpeg2video", "x.ts", {"bf": "2"}),
+    ("libvpx", "x.webm", {}),
+    ("mpeg4", "x.avi", {"bf": "2"}),
+]
+
+
+@pytest.mark.parametrize(("codec", "name", "options"), GROUPS, ids=lambda told: str(told)[:30])
+@pytest.mark.parametrize("gop", [7, 40])
+def test_passing_over_groups_changes_no_frame(
+    tmp_path: Path, codec: str, name: str, options: dict[str, str], gop: int
+) -> None:
+    """Noise that moves: a frame that lacked what it is told from would not look the same."""
+    path, rng = tmp_path / name, np.random.default_rng(3)
+    scene = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        stream.codec_context.gop_size = gop
+        for i in range(200):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.roll(scene, 2 * i, 1)), "rgb24")
+            frame.pts = i
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        every = [(f.time, f.to_image().tobytes()) for f in container.decode(video=0) if not f.is_corrupt]
+    start = every[0][0]
+    for sampling in (
+        Sampling(every_s=1.3),
+        Sampling(every_s=3.01),
+        Sampling(every_s=0.1),
+        Sampling(n_frames=2),
+    ):
+        found = list(frames(path, sampling=sampling))
+        assert len(found) >= 2
+        for frame in found:
+            time, pixels = every[frame.number]
+            assert time - start == pytest.approx(frame.time_s, abs=1e-5)
+            assert frame.image.tobytes() == pixels
+        wanted = [k * (sampling.every_s or 0) for k in range(len(found))]
+        if sampling.every_s is not None:
+            first = [next(n for n, (t, _) in enumerate(every) if t - start >= w - 1e-6) for w in wanted]
+            assert [frame.number for frame in found] == first
+
+
+def test_only_groups_with_a_wanted_frame_are_decoded(make: Make) -> None:
+    path = make(n=400)
+    for wanted_s, most in ((0.0, 400), (39.0, 40), (NEVER, 30)):
+        with av.open(str(path)) as container:
+            reader = PacketReader(container, container.streams.video[0])
+            for _ in reader.decoded():
+                reader.wanted_s = max(reader.wanted_s, wanted_s)
+            assert reader.n_frames <= most
+            assert reader.ended_s == pytest.approx(39.9)
+    assert times(path, Sampling(every_s=13)) == [0, 13, 26, 39]
 
 
 def test_items_are_named_by_their_times(make: Make) -> None:
