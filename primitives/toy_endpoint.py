@@ -101,8 +101,10 @@ class ToyEndpoint:
             choice["logprobs"] = {
                 "content": [{"token": said, "logprob": math.log(probs[said]), "top_logprobs": top}]
             }
-        usage = {"prompt_tokens": 100, "completion_tokens": len(said.split())}
-        send(handler, 200, {"object": "chat.completion", "choices": [choice], "usage": usage})
+        n_out = len(said.split())
+        usage = {"prompt_tokens": 100, "completion_tokens": n_out, "total_tokens": 100 + n_out}
+        told_of = {"id": f"toy-{n}", "object": "chat.completion", "created": 0, "model": body.get("model")}
+        send(handler, 200, {**told_of, "choices": [choice], "usage": usage})
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -224,6 +224,8 @@ def _vote(recipe: Recipe, options: Options, gold: Mapping[str, str] | None) -> V
     stream = Stream(reads=islice(read_items(options.paths, skipped=Counter()), options.limit))
     with screen.progress(f"voting ({recipe.name})", total=None) as done:
         collected = labeler.collect(stream.sound(), progress=done)
+    for note in labeler.extractor.notes:
+        screen.say(note)
     broken = {unread.id for unread in stream.broken}
     known = None if gold is None else {key: name for key, name in gold.items() if key not in broken}
     if len(collected.errors) < len(collected.ids):
