@@ -225,6 +225,9 @@ def prompt(
         ),
     ] = None,
     on: Annotated[str, typer.Option("--on", metavar="WHAT", help="image, text or both.")] = "image",
+    using: Annotated[
+        str, typer.Option("--using", metavar="NAME", help="Another encoder among the recipe's primitives.")
+    ] = "",
     threshold: Annotated[
         float | None,
         typer.Option("--threshold", metavar="P", min=0.0, max=1.0, help="Least probability to vote."),
@@ -265,6 +268,7 @@ def prompt(
         background=() if named == ["none"] else named,
         templates=template or (),
         on=on,
+        using=using,
         threshold=threshold,
         recipe=recipe,
         vote=vote,

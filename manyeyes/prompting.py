@@ -135,6 +135,7 @@ def try_prompt(
     against: Sequence[str] = (),
     background: Sequence[str] = ("standard",),
     on: str = "image",
+    using: str = "",
     templates: Sequence[str] = (),
     threshold: float | None = None,
     recipe: Recipe | None = None,
@@ -146,7 +147,7 @@ def try_prompt(
 ) -> PromptView:
     """Return how well some items match a prompt.
 
-    prompts: one sentence, or several for the same thing. against, background, on, templates: as in a recipe.
+    prompts: one sentence, or several for the same thing. against, background, on, using, templates: as in a recipe.
     threshold: the least probability to vote; without one, the suggested one, else 0.5. recipe: whose encoder is used,
     and with whose LFs the prompt is compared. vote: the class that it would vote for; without one, a class whose name
     is in the prompt. gold: item id → class. n_shown: rows for each of top, borderline and bottom.
@@ -155,7 +156,7 @@ def try_prompt(
     said = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     vote = _class_of(said, vote, recipe)
     alone = _recipe_of(
-        said, against=against, background=background, on=on, templates=templates, recipe=recipe
+        said, against=against, background=background, on=on, using=using, templates=templates, recipe=recipe
     )
     lf = build_lf(alone.lfs[0], alone.classes)
     assert isinstance(lf, PromptLF)
@@ -314,6 +315,7 @@ def _recipe_of(
     against: Sequence[str],
     background: Sequence[str],
     on: str,
+    using: str,
     templates: Sequence[str],
     recipe: Recipe | None,
 ) -> Recipe:
@@ -322,6 +324,7 @@ def _recipe_of(
         "name": NAME,
         "kind": "prompt",
         "on": on,
+        "using": using,
         "threshold": 0.0,
         "prompts": {_MATCH: list(prompts)},
         "against": list(against),

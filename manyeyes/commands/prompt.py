@@ -42,6 +42,7 @@ class Options:
     against: Sequence[str] = ()
     background: Sequence[str] = ("standard",)
     on: str = "image"
+    using: str = ""
     templates: Sequence[str] = ()
     threshold: float | None = None
     recipe: Path | None = None
@@ -93,6 +94,7 @@ def run(options: Options) -> int:
             against=options.against,
             background=options.background,
             on=options.on,
+            using=options.using,
             templates=options.templates,
             threshold=options.threshold,
             recipe=None if options.recipe is None else _recipe(options.recipe),
@@ -218,8 +220,8 @@ def _bar(score: float) -> str:
 
 
 def _told(view: PromptView) -> str:
-    voted = int((view.scores >= view.threshold).sum())
-    told = f"With threshold {view.threshold:.2f} it votes on {voted:,} of {len(view.ids):,} items ({view.coverage:.1%})."
+    n, voted = len(view.ids), int((view.scores >= view.threshold).sum())
+    told = f"With threshold {view.threshold:.2f} it votes on {voted:,} of {n:,} items ({view.coverage:.1%})."
     if view.right is not None:
         told += f" Of those whose label is known, {view.right:.1%} are {view.vote}."
     if view.suggested is None:
