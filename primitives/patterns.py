@@ -12,8 +12,8 @@ _MAX_MEMORY: Final = 1 << 20
 
 
 @lru_cache(maxsize=4_096)
-def compile_pattern(pattern: str, *, ignore_case: bool = False) -> Any:
-    """Return a compiled pattern with a ``search`` method.
+def compile_pattern(pattern: str, *, ignore_case: bool = False, max_length: int = MAX_LENGTH) -> Any:
+    """Return a compiled pattern with a ``search`` method. max_length: of the pattern, in characters.
 
     Raises InvalidRecipe if the pattern is too long, or is not one that RE2 can match in linear time; MissingDependency
     without google-re2.
@@ -24,8 +24,8 @@ def compile_pattern(pattern: str, *, ignore_case: bool = False) -> Any:
         raise MissingDependency(
             "patterns need google-re2, which is not installed; run: pip install 'manyeyes[serve]'"
         ) from None
-    if len(pattern) > MAX_LENGTH:
-        raise InvalidRecipe(f"a pattern has at most {MAX_LENGTH} characters, got {len(pattern)}; use several")
+    if len(pattern) > max_length:
+        raise InvalidRecipe(f"a pattern has at most {max_length} characters, got {len(pattern)}; use several")
     options = re2.Options()
     options.log_errors = False
     options.max_mem = _MAX_MEMORY

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from manyeyes.primitives.patterns import compile_pattern
 
@@ -103,18 +103,23 @@ def finder(
         # Longer units first, so that "kg" is not read as "k".
         named = "|".join(re.escape(unit) for unit in sorted(units, key=len, reverse=True))
         after = rf"\s*(?:{named})(?:[^\pL\d]|$)" if named else ""
-        numbers = compile_pattern(rf"(?:^|[^\pL\d.,])({_NUMBER}){after}", ignore_case=True)
+        numbers = _compiled(rf"(?:^|[^\pL\d.,])({_NUMBER}){after}")
         return lambda text: _numbers(numbers, text)
-    addresses = compile_pattern(_EMAIL if kind == "email" else _URL, ignore_case=True)
+    addresses = _compiled(_EMAIL if kind == "email" else _URL)
     return lambda text: [m[0].rstrip(".,;:!?)]}’”»") for m in addresses.finditer(text)]
 
 
-def _numbers(pattern: object, text: str) -> list[Value]:
+def _compiled(pattern: str) -> Any:
+    # Longer than anybody would write by hand: it holds every way to write a unit.
+    return compile_pattern(pattern, ignore_case=True, max_length=10_000)
+
+
+def _numbers(pattern: Any, text: str) -> list[Value]:
     # A match takes the character before and after it, which may belong to the next: each search begins at the number's
     # end.
     values: list[Value] = []
     at = 0
-    while (match := pattern.search(text, at)) is not None:  # type: ignore[attr-defined]
+    while (match := pattern.search(text, at)) is not None:
         value = number_of(match[1])
         if value is not None:
             values.append(value)
@@ -125,10 +130,7 @@ def _numbers(pattern: object, text: str) -> list[Value]:
 def _prices(codes: Sequence[str]) -> Callable[[str], list[Value]]:
     written = [form for code in codes or CURRENCIES for form in CURRENCIES[code]]
     forms = "|".join(re.escape(form) for form in sorted(written, key=len, reverse=True))
-    # Where only some currencies are asked for, "US$ 5" is no price in "$" of another kind.
-    found = compile_pattern(
-        rf"(?:^|[^\pL])(?:{forms})\s*({_NUMBER})|({_NUMBER})\s*(?:{forms})(?:[^\pL]|$)", ignore_case=True
-    )
+    found = _compiled(rf"(?:^|[^\pL])(?:{forms})\s*({_NUMBER})|({_NUMBER})\s*(?:{forms})(?:[^\pL]|$)")
 
     def prices(text: str) -> list[Value]:
         values: list[Value] = []
@@ -147,7 +149,7 @@ def _prices(codes: Sequence[str]) -> Callable[[str], list[Value]]:
 def _dates(text: str, order: DateOrder) -> list[Value]:
     found: list[tuple[int, str]] = []
     for i, pattern in enumerate(_DATES):
-        for match in compile_pattern(pattern, ignore_case=True).finditer(text):
+        for match in _compiled(pattern).finditer(text):
             told = _date(i, [match[n + 1] for n in range(match.re.groups)], order)
             if told is not None:
                 found.append((match.start(), told))
