@@ -84,6 +84,10 @@ class ClipMap:
         gives nothing of places."""
         _ = self._spatial
 
+    def least_side(self) -> int | None:
+        """Return the shorter side, in pixels, to which an image may be reduced on decoding."""
+        return self._spatial.side
+
     def prepare(self, decoded: DecodedImage) -> npt.NDArray[np.uint8]:
         """Return pixels: uint8, shape (side, side, 3)."""
         from PIL import Image

@@ -34,7 +34,7 @@ from manyeyes.primitives.workers import ModelWorkers, shared_workers
 from manyeyes.settings import downloads_allowed, home
 
 STARTER_FILE: Final = Path(starter_models.__file__).with_name("detector.pt")
-_PREPROCESSING: Final = 2
+_PREPROCESSING: Final = 3
 _MOST_COPIES: Final = 4  # of a model, one a thread
 _SUFFIXES: Final = (".pt", ".onnx")
 
@@ -86,6 +86,10 @@ class Detector:
     def setup(self) -> None:
         """Load the model, once a process and spec. Raises ModelNotFound, WeightsMismatch or MissingDependency."""
         self._side()
+
+    def least_side(self) -> int | None:
+        """Return the shorter side, in pixels, to which an image may be reduced on decoding; None for not at all."""
+        return None if self.spec.tile is not None else self._side()
 
     def prepare(self, decoded: DecodedImage) -> Pixels:
         """Return the image as large as the detector sees it; small ones as they are."""

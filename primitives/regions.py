@@ -124,6 +124,10 @@ class Regions:
         self._encoder.setup()
         only_known(self.spec.classes, self._boxes.info["names"])
 
+    def least_side(self) -> int | None:
+        """Return the shorter side, in pixels, to which an image may be reduced on decoding; None for not at all."""
+        return _SIDE if self._bound else None
+
     def prepare(self, decoded: DecodedImage) -> Scene:
         """Return the image reduced, and what the detector needs of it where nobody else runs the detector."""
         unseen = None if self._bound else _prepared(self._boxes, decoded)
@@ -138,6 +142,8 @@ class Regions:
     def given(self, value: DecodedImage | Scene, rows: Mapping[str, Rows]) -> Scene:
         """Return an input with the boxes that are known of it."""
         scene = value if isinstance(value, Scene) else self.prepare(value)
+        if not rows:
+            return scene
         return replace(scene, boxes=rows[self.spec.boxes], unseen=None)
 
     def compute(self, batch: Sequence[DecodedImage | Scene]) -> list[Rows]:
