@@ -101,6 +101,10 @@ class ChatPrimitive:
         """Open the line. Raises InvalidSettings if the endpoint's key is not in the environment."""
         self._line()
 
+    def least_side(self) -> int | None:
+        """Return the shorter side, in pixels, to which an image may be reduced on decoding."""
+        return self.endpoint.max_side
+
     def prepare(self, decoded: Any) -> Prepared:
         """Return an image as a data URL, reduced to the endpoint's ``max_side``; a text as it is."""
         if isinstance(decoded, Prepared):

@@ -16,7 +16,7 @@ from manyeyes.primitives.base import DecodedImage, PreparingPrimitive, Primitive
 from manyeyes.primitives.cache import content_digest
 from manyeyes.primitives.computing import Computing
 from manyeyes.primitives.contents import Contents
-from manyeyes.primitives.reading import Read, Reader, ahead
+from manyeyes.primitives.reading import Read, Reader, ReducedInput, ahead
 from manyeyes.settings import Limits
 from manyeyes.types import Item
 
@@ -38,6 +38,9 @@ class _WithText:
 
     def compute(self, batch: Sequence[Any]) -> Any:
         raise TypeError("the pairs are computed, not the images")
+
+    def least_side(self) -> int | None:
+        return self._primitive.least_side() if isinstance(self._primitive, ReducedInput) else None
 
     def prepare(self, decoded: DecodedImage) -> Any:
         pair = (decoded, self._text)

@@ -207,6 +207,27 @@ def test_images_are_sent_small_and_pairs_whole(configure: Callable[..., None]) -
         assert seen[2:] == [((100, 50), "a title")]
 
 
+def test_large_photographs_are_decoded_no_larger_than_needed(configure: Callable[..., None]) -> None:
+    stream = io.BytesIO()
+    Image.linear_gradient("L").resize((1600, 1200)).convert("RGB").save(stream, "JPEG", quality=95)
+    seen: list[Image.Image] = []
+
+    def look(asked: Asked) -> str:
+        seen.append(Image.open(io.BytesIO(asked.image)).convert("L"))
+        return "cap"
+
+    with Server(look) as server:
+        configure(server.base_url, max_side=200)
+        primitive = question(on="image")
+        assert primitive.least_side() == 200
+        ask(primitive, [Item("0", image=stream.getvalue())])
+        ask(question(on="both"), [Item("0", image=stream.getvalue(), text="a title")])
+    whole = Image.open(stream).convert("L").resize((200, 150), Image.Resampling.BICUBIC)
+    for image in seen:
+        assert image.size == (200, 150)
+        assert np.abs(np.asarray(image, float) - np.asarray(whole, float)).mean() < 2
+
+
 def test_alternatives_become_masses(configure: Callable[..., None]) -> None:
     with Server(lambda asked: {"Gown": 0.5, "cap": 0.25, "sofa": 0.25}) as server:
         configure(server.base_url)
