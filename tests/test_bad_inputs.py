@@ -251,8 +251,10 @@ def test_a_bad_item_is_an_error_row_and_the_others_are_labeled(
 
 def test_every_kind_of_item_error_that_input_can_cause_is_met_here() -> None:
     codes = {code for code, kind in by_code().items() if issubclass(kind, ItemError)}
-    # item_error is the base, and primitive_failed is a model's fault, not the input's.
-    assert {code for _, code, _ in BAD_ITEMS.values()} == codes - {"item_error", "primitive_failed"}
+    # item_error is the base, and two are a model's and an endpoint's fault, not the input's. Videos are read only where
+    # that is asked for: tests/test_videos.py meets what is wrong with them.
+    elsewhere = {"item_error", "primitive_failed", "endpoint_failed", "undecodable_video", "video_too_large"}
+    assert {code for _, code, _ in BAD_ITEMS.values()} == codes - elsewhere
     assert len(BAD_ITEMS) >= 40
 
 
