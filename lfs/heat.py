@@ -95,26 +95,25 @@ def hot_boxes(heat: Floats, *, least: float, share: float = SHARE) -> HotBoxes:
     mask = (heat >= share * top) & (top >= least)
     labels = _components(mask)
     item, row, column = np.nonzero(mask)
-    regions, first = np.unique(labels[item, row, column], return_inverse=True)
-    k = len(regions)
-    low = np.full((k, 2), np.inf)
-    high = np.full((k, 2), -np.inf)
-    scores, items = np.zeros(k), np.zeros(k, dtype=np.int64)
-    for axis, values in enumerate((column, row)):
-        np.minimum.at(low[:, axis], first, values)
-        np.maximum.at(high[:, axis], first, values + 1)
-    np.maximum.at(scores, first, heat[item, row, column])
-    items[first] = item
+    region = labels[mask]
+    if not len(region):
+        return HotBoxes(np.zeros(0, dtype=np.int64), np.zeros((0, 4)), np.zeros(0))
+    by_region = np.argsort(region, kind="stable")
+    starts = np.flatnonzero(np.diff(region[by_region], prepend=-1))
+    item, row, column, hot = (values[by_region] for values in (item, row, column, heat[mask]))
+    low = [np.minimum.reduceat(values, starts) for values in (column, row)]
+    high = [np.maximum.reduceat(values, starts) + 1 for values in (column, row)]
+    scores, items = np.maximum.reduceat(hot, starts), item[starts]
     kept = scores >= least
-    corners = np.concatenate([low, high], axis=1) / (columns, rows, columns, rows)
+    corners = np.stack([*low, *high], axis=1) / (columns, rows, columns, rows)
     order = np.lexsort((*corners.T, -scores, items))
     order = order[kept[order]]
     return HotBoxes(items[order], corners[order], scores[order])
 
 
-def _components(mask: Masks) -> npt.NDArray[np.int64]:
+def _components(mask: Masks) -> npt.NDArray[np.int32]:
     """Return for each point the largest index of the region of four-neighbours that it lies in; −1 outside of all."""
-    labels = np.where(mask, np.arange(mask.size).reshape(mask.shape), -1)
+    labels = np.where(mask, np.arange(mask.size, dtype=np.int32).reshape(mask.shape), np.int32(-1))
     while True:
         spread = labels.copy()
         for axis in (1, 2):
@@ -126,7 +125,7 @@ def _components(mask: Masks) -> npt.NDArray[np.int64]:
         labels = spread
 
 
-def _along(labels: npt.NDArray[np.int64], mask: Masks, axis: int, *, reverse: bool) -> npt.NDArray[np.int64]:
+def _along(labels: npt.NDArray[np.int32], mask: Masks, axis: int, *, reverse: bool) -> npt.NDArray[np.int32]:
     labels, inside = np.moveaxis(labels, axis, 0).copy(), np.moveaxis(mask, axis, 0)
     steps = range(len(labels) - 2, -1, -1) if reverse else range(1, len(labels))
     for i in steps:

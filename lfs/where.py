@@ -106,7 +106,7 @@ class WhereLF(RulesLF):
         """Return the hot regions of every name as a detector's features would be."""
         found = []
         for start in range(0, len(items), _BLOCK):
-            cells = block["map"][start : start + _BLOCK]
+            cells = block["map"][start : start + _BLOCK].astype(np.float64)
             present = block.present[start : start + _BLOCK]
             for label, prompts in enumerate(self._wanted.values()):
                 heat = heat_maps(cells, prompts, self._background, scale=self._scale)
