@@ -25,6 +25,14 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         {"prompts": PROMPTS, "threshold": 0.6, "against": "room"},
         {"prompts": PROMPTS, "on": "text", "pool": "max"},
         {"prompts": PROMPTS, "on": "ocr"},
+        {"prompts": PROMPTS, "on": "both", "not_like": {"dress": "room"}, "against": "room"},
+        {
+            "prompts": PROMPTS,
+            "threshold": 0.6,
+            "groups": {"worn": {"classes": ["dress", "hat"], "prompts": "room"}},
+            "temperature": 0.05,
+            "calibrated": {"image": {"scale": 20.0, "gain": {"hat": 1.2}, "bias": {"dress": 0.3}}},
+        },
     ],
     "detect": [
         {"when": "count(person) >= 1 and area(person) > 0.05", "vote": "dress"},
