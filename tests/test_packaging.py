@@ -134,7 +134,9 @@ def test_data_files_are_in(names: list[str], root: Path) -> None:
     }
     assert {Path(name).suffix for name in starter} >= {".safetensors", ".pt", ".json", ".md"}
     assert templates
-    assert starter | templates | {"manyeyes/py.typed"} <= set(names)
+    words = {f"manyeyes/{path.relative_to(root)}" for path in (root / "lfs").rglob("*.yaml")}
+    assert words
+    assert starter | templates | words | {"manyeyes/py.typed"} <= set(names)
 
 
 def test_the_starter_weights_stay_small(wheel: Path) -> None:
