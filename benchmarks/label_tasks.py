@@ -546,7 +546,7 @@ def _labels(archive: ZipFile, image: str, names: Mapping[int, str], members: set
     return {names[int(line.split()[0])] for line in lines}
 
 
-def _comments(path: Path) -> tuple[list[Item], Gold, npt.NDArray[np.int64]]:
+def comments(path: Path) -> tuple[list[Item], Gold, npt.NDArray[np.int64]]:
     """Return the comments of a file with their gold labels and the votes that came with them."""
     rows = list(json.loads(path.read_text()).values())
     items = [Item(f"{path.stem}-{i}", text=row["data"]["text"]) for i, row in enumerate(rows)]
@@ -557,7 +557,7 @@ def _youtube(source: Source, *, own: bool) -> Task:
     recipe = Recipe.load(RECIPES / "youtube.yaml")
     parts = []
     for split in ("train", "test"):
-        items, gold, given = _comments(source.data / f"youtube_{split}.json")
+        items, gold, given = comments(source.data / f"youtube_{split}.json")
         ours, embeddings = seen(recipe, items, "text", source)
         parts.append((ours if own else Votes.hard(given, n_classes=2), gold, embeddings))
     (fit, gold_fit, embeddings_fit), (score, gold_score, embeddings_score) = parts

@@ -405,6 +405,56 @@ def duplicates(
     )
 
 
+@app.command()
+def suggest(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH…", help="Images, .txt files, tables (.csv, .jsonl) and folders.", show_default=False
+        ),
+    ],
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", "-r", metavar="FILE", help="The recipe to add to, YAML or JSON.")
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", metavar="NAMES", help='Instead of a recipe: class names, as "cat, dog, bird".'),
+    ] = None,
+    gold: Annotated[
+        Path | None, typer.Option("--gold", metavar="FILE", help="Known labels: a CSV with id and label.")
+    ] = None,
+    accept: Annotated[
+        str | None,
+        typer.Option("--accept", metavar="NAMES", help="Take these, as a,b; without it, those marked with *."),
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="FILE", help="Write a recipe with those that are taken.")
+    ] = None,
+    words: Annotated[
+        Path | None, typer.Option("--words", metavar="FILE", help="Words of your trade for prompts, one a line.")
+    ] = None,
+    without: Annotated[
+        str | None, typer.Option("--without", metavar="NAMES", help="Primitives not to ask, as detector.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every function in full.")] = False,
+) -> None:
+    """Suggest labeling functions, each with how often it is right and on how many items it votes."""
+    from manyeyes.commands import suggest as command
+
+    options = command.Options(
+        paths=paths,
+        recipe=recipe,
+        classes=classes,
+        gold=gold,
+        accept=accept,
+        write=write,
+        words=words,
+        without=without,
+        as_json=as_json,
+    )
+    raise typer.Exit(command.run(options))
+
+
 @recipe_app.command("check")
 def check_recipe(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The recipe, YAML or JSON.")],

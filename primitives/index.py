@@ -35,10 +35,11 @@ _HEAD: Final = "index.json"
 _BITS: Final = 6
 _SEED: Final = 20_260_101
 _MOST_LISTS: Final = 8_192
+_PER_LIST: Final = 250
 _SAMPLE: Final = 262_144
 """Vectors that centroids and codes are learned from, at most."""
 _CHUNK: Final = 16_384
-_PROBED: Final = 64
+_PROBED: Final = 48
 """Lists looked into by default; benchmarks/search.py measures what that finds."""
 
 Vectors = npt.NDArray[np.floating[Any]]
@@ -251,7 +252,7 @@ def _made(kept: npt.NDArray[np.float16]) -> Any:
         index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
         index.train(np.zeros((1, dim), dtype=np.float32))
     else:
-        n_lists = min(2 ** round(math.log2(3 * math.sqrt(n))), _MOST_LISTS)
+        n_lists = min(2 ** round(math.log2(n / _PER_LIST)), _MOST_LISTS)
         index = faiss.IndexIVFRaBitQFastScan(
             faiss.IndexFlatIP(dim), dim, n_lists, faiss.METRIC_INNER_PRODUCT, 32, True, _BITS
         )
