@@ -145,7 +145,7 @@ def test_an_item_votes_alike_in_every_chunk(tools: Any) -> None:
         ({"prompts": PROMPTS, "temperature": 0}, "greater than 0"),
         ({"prompts": PROMPTS, "temperature": float("nan")}, "temperature"),
         ({"prompts": PROMPTS, "pool": "median"}, "'mean' or 'max'"),
-        ({"prompts": PROMPTS, "on": "sound"}, "'image' or 'text'"),
+        ({"prompts": PROMPTS, "on": "sound"}, "cannot be read; allowed: image, text, filename"),
         (
             {
                 "prompts": {"dress": [f"d{i}" for i in range(1_000)], "hat": "hat"},
