@@ -76,7 +76,7 @@ def propose_examples(view: View, known: Known) -> list[Document]:
             if len(rows):
                 examples[name] = [_example(view, on, block, int(row)) for row in rows]
         if len(examples) > 1:
-            name = "looks_like_known" if on == "image" else "reads_like_known"
+            name = "looks_like_examples" if on == "image" else "reads_like_examples"
             found.append({"name": name, "kind": "neighbors", "on": on, "examples": examples})
     return found
 

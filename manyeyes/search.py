@@ -19,7 +19,7 @@ import numpy.typing as npt
 from manyeyes.errors import InvalidRequest, ItemError
 from manyeyes.lfs.encoders import ENCODERS, feature_of
 from manyeyes.primitives.cache import Cache
-from manyeyes.primitives.duplicates import COSINE, COSINE_WITH_HASH, HASH_BITS, duplicate_groups
+from manyeyes.primitives.duplicates import COSINE, duplicate_groups
 from manyeyes.primitives.extractor import Extractor
 from manyeyes.primitives.index import Chunk, VectorIndex
 from manyeyes.recipe_parts import default_primitive, parse_primitive
@@ -118,14 +118,13 @@ def duplicates(
     items: Sequence[Item],
     *,
     finder: Finder | None = None,
-    cosine: float = COSINE,
-    cosine_with_hash: float = COSINE_WITH_HASH,
-    hash_bits: int = HASH_BITS,
+    cosine: float | None = None,
     progress: Progress | None = None,
 ) -> list[list[str]]:
     """Return groups of near-duplicate items, each a list of ids in the order of the items, the largest group first.
 
-    Items that stand alone are in none. cosine and the others: see ``manyeyes.primitives.duplicates.duplicate_groups``.
+    Items that stand alone are in none. cosine: how close the embeddings of near-duplicates are at least, whatever their
+    hashes; by default as ``manyeyes.primitives.duplicates.duplicate_groups`` has it, which uses hashes, too.
     """
     finder = finder or Finder()
     needs = [finder.feature, *(["image"] if finder.on == "image" else [])]
@@ -147,11 +146,9 @@ def duplicates(
         return []
     group = duplicate_groups(
         np.concatenate(vectors),
-        np.concatenate(hashes) if hashes else None,
+        np.concatenate(hashes) if hashes and cosine is None else None,
         present=np.concatenate(present),
-        cosine=cosine,
-        cosine_with_hash=cosine_with_hash,
-        hash_bits=hash_bits,
+        cosine=COSINE if cosine is None else cosine,
     )
     members: dict[int, list[str]] = {}
     for i, first in enumerate(group.tolist()):

@@ -117,7 +117,7 @@ def test_photographs_become_examples_by_their_paths(tmp_path: Path) -> None:
     suggestions = suggest_lfs(
         recipe, items, gold, without=("detector",), families=("examples",), count_existing=False
     )
-    taken = accept(recipe, suggestions, ["looks_like_known"], keep=False, folder=tmp_path)
+    taken = accept(recipe, suggestions, ["looks_like_examples"], keep=False, folder=tmp_path)
     (tmp_path / "taken.yaml").write_text(taken.to_yaml())
     assert "path: 0.png" in (tmp_path / "taken.yaml").read_text()
     labels = Labeler(Recipe.load(tmp_path / "taken.yaml")).label(items)

@@ -85,9 +85,8 @@ def run_duplicates(
     skipped: Counter[str] = Counter()
     finder = Finder(on=on, clip=clip)
     items = list(_items(paths, skipped))
-    known = {} if cosine is None else {"cosine": cosine, "cosine_with_hash": min(cosine, 1.0)}
     with screen.progress("looking", total=len(items)) as done:
-        groups = find_duplicates(items, finder=finder, progress=done, **known)
+        groups = find_duplicates(items, finder=finder, progress=done, cosine=cosine)
     for reason, times in (skipped + finder.errors).items():
         screen.say(f"Passed over: {times} ({reason}).")
     if as_json:
@@ -110,8 +109,10 @@ def run_duplicates(
 
 def what(on: str) -> Literal["image", "text"]:
     """Return which half of the items is meant. Raises InvalidRequest if it is neither."""
-    if on == "image" or on == "text":
-        return on
+    if on == "image":
+        return "image"
+    if on == "text":
+        return "text"
     raise InvalidRequest(f"--on is image or text, got {on!r}{nearest(on, ['image', 'text'])}")
 
 

@@ -85,7 +85,7 @@ def test_each_family_finds_what_tells_the_classes_apart(tools: Any) -> None:
 def test_suggestions_are_judged_by_what_they_were_not_made_from(tools: Any) -> None:
     view, truth = world(tools)
     found = suggest(view, known_of(truth))
-    assert {"named", "described", "looks_like_known", "says_dress", "objects", "facts"} <= {
+    assert {"named", "described", "looks_like_examples", "says_dress", "objects", "facts"} <= {
         s.name for s in found
     }
     for suggestion in found:
