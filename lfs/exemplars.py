@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import io
 import math
 import os
 from collections.abc import Mapping
@@ -29,12 +30,14 @@ from pydantic import (
 
 from manyeyes.errors import InvalidRecipe, ItemError
 from manyeyes.lfs.base import Number
-from manyeyes.primitives.images import read_file
+from manyeyes.primitives.images import FORMATS, read_file
 from manyeyes.settings import Limits
 from manyeyes.types import Item
 
 MAX_EXAMPLES: Final = 10_000
 MAX_DIM: Final = 8_192
+MOST_PIXELS: Final = 4_000_000
+"""Of an image that comes from outside: a few hundred bytes can say a hundred megapixels."""
 _FORMS: Final = ("path", "text", "base64", "embedding")
 
 _found: dict[str, str] = {}
@@ -107,6 +110,16 @@ class Example(BaseModel):
         told = {form: getattr(self, form) for form in ("path", "sha256", "base64", "embedding")}
         told = {form: value for form, value in told.items() if value is not None}
         return self.path if list(told) == ["path"] else told
+
+    def n_pixels(self) -> float:
+        """Return how large an image in the recipe says that it is; infinity where it cannot be read."""
+        from PIL import Image
+
+        try:
+            with Image.open(io.BytesIO(base64.b64decode(self.base64 or "")), formats=FORMATS) as image:
+                return float(image.width * image.height)
+        except Exception:  # decoders meet hostile bytes here, and raise whatever they trip over
+            return math.inf
 
     def item(self, name: str) -> Item:
         """Return what is to be embedded, as an item with that id.

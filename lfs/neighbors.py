@@ -25,7 +25,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from manyeyes.errors import InvalidRecipe
 from manyeyes.lfs.base import ClassName, Context, LabelingFunction, LFSpec, Number, VoteColumn
 from manyeyes.lfs.encoders import ENCODERS, feature_of
-from manyeyes.lfs.exemplars import MAX_EXAMPLES, Example, Examples, fitting
+from manyeyes.lfs.exemplars import MAX_EXAMPLES, MOST_PIXELS, Example, Examples, fitting
 from manyeyes.primitives.base import FeatureSet
 from manyeyes.primitives.nearest import Nearest
 from manyeyes.types import ABSTAIN
@@ -97,12 +97,21 @@ class NeighborsSpec(LFSpec):
         object.__setattr__(self, "using", feature_of(using, self.on, modalities) if modalities else using)
         return self
 
+    @property
+    def n_prompts(self) -> int:
+        return sum(map(len, self.examples.values())) + len(self.against)
+
     def refused_from_outside(self) -> str | None:
-        """Refuse files: nothing of this machine is opened for somebody outside."""
+        """Refuse files, since nothing of this machine is opened for somebody outside, and images that cost much."""
         for name, examples in (*self.examples.items(), ("", self.against)):
             for example in examples:
+                field = f"examples.{name}" if name else "against"
+                if example.base64 is not None and example.n_pixels() > MOST_PIXELS:
+                    return (
+                        f"{field}: an image of more than {MOST_PIXELS:,} pixels, or none that can be read; an example"
+                        " needs fewer, make it smaller"
+                    )
                 if example.path is not None:
-                    field = f"examples.{name}" if name else "against"
                     return (
                         f"{field}: {example.path!r} is a file of this machine, not opened for somebody outside;"
                         " write the image into the recipe as base64, or its embedding"

@@ -131,6 +131,15 @@ def test_a_recipe_from_outside_names_no_file(folder: Path, pinned: bool) -> None
         recipe.check_untrusted()
 
 
+def test_a_large_image_from_outside_is_refused_unseen() -> None:
+    out = io.BytesIO()
+    Image.new("L", (2_500, 2_500)).save(out, "PNG")
+    for data in (out.getvalue(), b"no image"):
+        given = {"red": {"base64": base64.b64encode(data).decode()}, "blue": {"embedding": [0, 0, 2]}}
+        with pytest.raises(UntrustedRecipe, match="make it smaller"):
+            Recipe.parse(document(examples=given)).check_untrusted()
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
