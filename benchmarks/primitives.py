@@ -162,7 +162,7 @@ def measure(photos: Sequence[Path], n_cached: int, work: Path) -> list[Bar]:
 
 
 PARTS: dict[str, Callable[[Path, Path, bool], list[Bar]]] = {
-    "open_clip": lambda data, work, quick: photo_speed.against_open_clip(data, work, quick=quick),
+    "open_clip": lambda data, work, quick: photo_speed.against_open_clip(data, work),
     "decoding": lambda data, work, quick: photo_speed.reduced_decoding(data, quick=quick),
     "gate": lambda data, work, quick: photo_speed.gate_on_real_photos(data, quick=quick),
     "recipe": lambda data, work, quick: photo_speed.recipe_against_models(data, quick=quick),
