@@ -204,7 +204,9 @@ class Extractor:
             raise InvalidRecipe(f"an example for {feature!r} cannot be used: {error}") from error
         block = found[feature]
         if block.offsets is not None or "embedding" not in (block.rows.dtype.names or ()):
-            raise InvalidRecipe(f"{feature!r} gives no embeddings, so nothing can be compared in it; use a CLIP")
+            raise InvalidRecipe(
+                f"{feature!r} gives no embeddings, so nothing can be compared in it; use a CLIP"
+            )
         if not block.present.all():
             reads = self._primitive(feature).modality
             raise InvalidRecipe(f"an example for {feature!r} has no {reads}, which is what it reads")
