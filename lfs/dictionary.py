@@ -49,8 +49,8 @@ class DictionarySpec(LFSpec):
 
     words: by class, a list, or a mapping from words to weights; a negative weight speaks against the class. file: more
     words, relative to the recipe: a .csv or .tsv with the columns word, class and, if there are any, weight, or a list
-    of words, all for the class ``vote``. sha256: of the file, filled in where the recipe is read. least: the least sum of
-    weights to vote. whole_words, ignore_case: as for ``keyword``.
+    of words, all for the class ``vote``. sha256: of the file, filled in where the recipe is read. least: the least sum
+    of weights to vote. whole_words, ignore_case: as for ``keyword``.
     """
 
     kind: Literal["dictionary"] = "dictionary"

@@ -353,12 +353,17 @@ def search(
     index: Annotated[
         Path | None,
         typer.Option(
-            "--index", metavar="FOLDER", help="Keep what was indexed here; then, without PATH, search only that."
+            "--index",
+            metavar="FOLDER",
+            help="Keep what was indexed here; then, without PATH, search only that.",
         ),
     ] = None,
-    on: Annotated[str, typer.Option("--on", metavar="WHAT", help="Search the items' image or text.")] = "image",
+    on: Annotated[
+        str, typer.Option("--on", metavar="WHAT", help="Search the items' image or text.")
+    ] = "image",
     clip: Annotated[
-        str | None, typer.Option("--clip", metavar="NAME", help="Another CLIP than the starter, as MobileCLIP2-S2.")
+        str | None,
+        typer.Option("--clip", metavar="NAME", help="Another CLIP than the starter, as MobileCLIP2-S2."),
     ] = None,
     count: Annotated[int, typer.Option("--count", "-n", metavar="N", min=1, help="How many to show.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -387,13 +392,16 @@ def duplicates(
         list[Path],
         typer.Argument(metavar="PATH…", help="Images, .txt files, tables and folders.", show_default=False),
     ],
-    on: Annotated[str, typer.Option("--on", metavar="WHAT", help="Compare the items' image or text.")] = "image",
+    on: Annotated[
+        str, typer.Option("--on", metavar="WHAT", help="Compare the items' image or text.")
+    ] = "image",
     cosine: Annotated[
         float | None,
         typer.Option("--cosine", metavar="X", min=-1, max=1, help="How close near-duplicates are at least."),
     ] = None,
     clip: Annotated[
-        str | None, typer.Option("--clip", metavar="NAME", help="Another CLIP than the starter, as MobileCLIP2-S2.")
+        str | None,
+        typer.Option("--clip", metavar="NAME", help="Another CLIP than the starter, as MobileCLIP2-S2."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every group.")] = False,
 ) -> None:
@@ -414,24 +422,30 @@ def suggest(
         ),
     ],
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", "-r", metavar="FILE", help="The recipe to add to, YAML or JSON.")
+        Path | None,
+        typer.Option("--recipe", "-r", metavar="FILE", help="The recipe to add to, YAML or JSON."),
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option("--classes", metavar="NAMES", help='Instead of a recipe: class names, as "cat, dog, bird".'),
+        typer.Option(
+            "--classes", metavar="NAMES", help='Instead of a recipe: class names, as "cat, dog, bird".'
+        ),
     ] = None,
     gold: Annotated[
         Path | None, typer.Option("--gold", metavar="FILE", help="Known labels: a CSV with id and label.")
     ] = None,
     accept: Annotated[
         str | None,
-        typer.Option("--accept", metavar="NAMES", help="Take these, as a,b; without it, those marked with *."),
+        typer.Option(
+            "--accept", metavar="NAMES", help="Take these, as a,b; without it, those marked with *."
+        ),
     ] = None,
     write: Annotated[
         Path | None, typer.Option("--write", metavar="FILE", help="Write a recipe with those that are taken.")
     ] = None,
     words: Annotated[
-        Path | None, typer.Option("--words", metavar="FILE", help="Words of your trade for prompts, one a line.")
+        Path | None,
+        typer.Option("--words", metavar="FILE", help="Words of your trade for prompts, one a line."),
     ] = None,
     without: Annotated[
         str | None, typer.Option("--without", metavar="NAMES", help="Primitives not to ask, as detector.")
