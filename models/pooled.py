@@ -190,10 +190,13 @@ class Pooled(LabelModel):
 
     def _evidence(self, votes: Votes, lf: int, state: _State) -> Float:
         vote = votes.classes[:, lf].astype(np.intp)
+        if state.shift is None:
+            evidence: Float = self._tables(state.named)[state.agreed.astype(np.intp), lf, vote + 1]
+            if self.abstention_.any():
+                evidence[~state.some] = 0.0
+            return evidence
         table = np.concatenate([self._whole_table(lf, state.named[:-1]), np.zeros((1, votes.n_classes))])
-        evidence = table[vote]
-        if state.shift is not None:
-            evidence = evidence + state.shift[:, lf, None] * state.named[vote]
+        evidence = table[vote] + state.shift[:, lf, None] * state.named[vote]
         evidence *= self._weight[lf]
         if self.guarded:
             evidence = np.where(
@@ -247,15 +250,25 @@ class Pooled(LabelModel):
         return total
 
     def _joint(self, named: Float) -> JointTables:
-        """Return the tables of hard votes, where LFs disagree and where they agree, made once for each fit."""
+        """Return the tables of hard votes, those of several LFs at a time, made once for each fit."""
         made: tuple[Float, JointTables] | None = self.__dict__.get("_joint_tables")
+        if made is None or made[0] is not self.table_:
+            made = self.__dict__["_joint_tables"] = (self.table_, JointTables(self._tables(named)))
+        return made[1]
+
+    def _tables(self, named: Float) -> Float:
+        """Return what hard votes add, where LFs disagree and where they agree, made once for each fit.
+
+        Float64, shape (2, n_lfs, n_values + 1, n_classes); row 0 is an abstention, row v + 1 vote v.
+        """
+        made: tuple[Float, Float] | None = self.__dict__.get("_vote_tables")
         if made is None or made[0] is not self.table_:
             whole = np.stack([self._whole_table(j, named[:-1]) for j in range(len(self.table_))])
             evidence = whole * self._weight[:, None, None]
             guarded = _for_what_it_names(evidence, named[:-1]) if self.guarded else evidence
             silent = self.abstention_[:, None, :]
             tables = [np.concatenate([silent, part], axis=1) for part in (evidence, guarded)]
-            made = self.__dict__["_joint_tables"] = (self.table_, JointTables(np.stack(tables)))
+            made = self.__dict__["_vote_tables"] = (self.table_, np.stack(tables))
         return made[1]
 
 
