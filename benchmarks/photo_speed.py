@@ -106,7 +106,7 @@ def against_open_clip(data: Path, work: Path) -> list[Bar]:
     weights = random_weights(work)
     archive = data / "imagenet_sample.zip"
     sets = {
-        "500 × 375": (resized(archive, 96, (500, 375)), 3.0),
+        "500 × 375": (resized(archive, 192, (500, 375)), 3.0),
         "12 megapixels": (resized(archive, 15, (4000, 3000)), 4.0),
     }
     extractor = Extractor.for_specs(

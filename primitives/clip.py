@@ -24,7 +24,7 @@ from manyeyes.primitives.workers import ModelWorkers, in_packs, shared_workers
 if TYPE_CHECKING:
     import torch
 
-_PREPROCESSING: Final = {"image": 2, "text": 1}
+_PREPROCESSING: Final = {"image": 3, "text": 1}
 _STARTER_DIM: Final = 384
 _TEXT_PACK: Final = 4
 _COPYING: Final = 2  # threads that feed a GPU: one copies while the other's pass runs

@@ -6,7 +6,7 @@ it would be, and the scaling to the model's numbers is the first step of its gra
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -60,10 +60,13 @@ def cropper(clip: LoadedClip) -> Callable[[DecodedImage], Pixels]:
     """
     # open_clip's own steps, less the last two, which make floats of it and normalise them.
     first, *others = _steps(clip)[:-2]
+    centre = _centre(first, others)
 
     def crop(decoded: DecodedImage) -> Pixels:
         image = decoded.pixels
         whole = (decoded.width, decoded.height)
+        if centre is not None and image.mode == "RGB" and image.size == whole and min(whole) >= centre:
+            return np.asarray(_resize_centre(image, centre, first), dtype=np.uint8)
         image = first(image) if image.size == whole else _resize_reduced(image, whole, first)
         for step in others:
             image = step(image)
@@ -83,16 +86,45 @@ def least_side(clip: LoadedClip) -> int | None:
     return round(SPARE * first.size)
 
 
+def _centre(first: Any, others: Sequence[Any]) -> int | None:
+    """Return the side of the central square that is all that is left of an image, None where the steps are others."""
+    from torchvision.transforms import CenterCrop, Resize
+
+    usual = type(first) is Resize and isinstance(first.size, int) and first.max_size is None
+    crops = [tuple(step.size) for step in others if type(step) is CenterCrop]
+    return first.size if usual and crops == [(first.size, first.size)] else None
+
+
+def _resize_centre(image: PILImage, side: int, resize: Any) -> PILImage:
+    """Return the central square of an image resized to a shorter side, without making the pixels that are cut away.
+
+    Each pixel is made of the same pixels by the same weights as in the whole; only what is rounded between rows and
+    columns may differ.
+    """
+    from PIL.Image import Resampling
+
+    size = _size_of(image.size, side)
+    left, top = (round((length - side) / 2.0) for length in size)
+    across, down = (length / made for length, made in zip(image.size, size, strict=True))
+    box = (left * across, top * down, (left + side) * across, (top + side) * down)
+    return image.resize((side, side), Resampling[resize.interpolation.name], box=box)
+
+
+def _size_of(whole: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return width and height when the shorter side is resized to ``side``, as torchvision rounds them."""
+    shorter, longer = sorted(whole)
+    size = (side, int(side * longer / shorter))
+    return size if whole[0] <= whole[1] else size[::-1]
+
+
 def _resize_reduced(image: PILImage, whole: tuple[int, int], resize: Any) -> PILImage:
     from PIL.Image import Resampling
 
-    shorter, longer = sorted(whole)
-    size = (resize.size, int(resize.size * longer / shorter))
     # The decoder rounds sides up; what lies beyond the image's true edge is not looked at.
     factor = max(1, round(max(whole) / max(image.size)))
     box = (0.0, 0.0, min(image.width, whole[0] / factor), min(image.height, whole[1] / factor))
     resampling = Resampling[resize.interpolation.name]
-    return image.resize(size if whole[0] <= whole[1] else size[::-1], resampling, box=box)
+    return image.resize(_size_of(whole, resize.size), resampling, box=box)
 
 
 def tower_of(clip: LoadedClip) -> Tower:

@@ -13,6 +13,7 @@ from typing import Final
 _NEXT_MARKER: Final = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
 _PNG_END: Final = b"IEND\xaeB`\x82"
 _EOI: Final = 0xD9
+_SOS: Final = 0xDA
 _WITHOUT_LENGTH: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
@@ -40,6 +41,8 @@ def _jpeg_ends_early(data: bytes) -> bool:
         marker, position = found[1][0], found.end()
         if marker == _EOI:
             return False
+        if marker == _SOS:  # from here on FF D9 is the end and nothing else: coded data stuff every FF
+            return data.find(b"\xff\xd9", position) < 0
         if marker not in _WITHOUT_LENGTH:
             position += int.from_bytes(data[position : position + 2], "big")
     return True

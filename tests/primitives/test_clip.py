@@ -69,7 +69,9 @@ def test_a_local_checkpoint_is_what_open_clip_makes_of_it(
         texts = model.encode_text(tokens, normalize=True)
     ours = clip(model=str(checkpoint), arch=ARCH)
     rows = np.concatenate([row["embedding"] for row in ours["clip"].compute(photos)])
-    assert rows == pytest.approx(images.numpy(), abs=1e-5)
+    # Of the resized image only the square that the model sees is made; what is rounded on the way may differ.
+    assert rows == pytest.approx(images.numpy(), abs=1e-3)
+    assert (rows * images.numpy()).sum(axis=1).min() > 0.99999
     rows = np.concatenate(
         [r["embedding"] for r in ours["clip.text"].compute(["a photo of an astronaut", "a cat"])]
     )

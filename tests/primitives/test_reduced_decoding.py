@@ -189,3 +189,19 @@ def test_embeddings_of_reduced_photographs(
         vectors.append(np.concatenate([row["embedding"] for row in primitive.compute(decoded)]))
     assert reduction_of(decoded[0], side) > 1
     assert (vectors[0] * vectors[1]).sum(axis=1).min() >= 0.99
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (640, 480), (333, 333), (1200, 300), (230, 999)])
+def test_the_centre_is_made_as_in_the_whole_but_for_rounding(size: tuple[int, int]) -> None:
+    from torchvision.transforms import CenterCrop, InterpolationMode, Resize
+
+    from manyeyes.primitives.towers import _resize_centre
+
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    image = coarse.resize(size, Image.Resampling.BICUBIC)
+    resize = Resize(224, interpolation=InterpolationMode.BICUBIC)
+    whole = np.asarray(CenterCrop(224)(resize(image)), dtype=np.int16)
+    difference = np.abs(whole - np.asarray(_resize_centre(image, 224, resize)))
+    assert difference.max() <= 2
+    assert (difference > 0).mean() < 0.2
