@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import io
 import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
 from pydantic import (
@@ -28,10 +25,10 @@ from pydantic import (
     model_validator,
 )
 
-from manyeyes.errors import InvalidRecipe, ItemError
+from manyeyes.errors import InvalidRecipe
 from manyeyes.lfs.base import Number
-from manyeyes.primitives.images import FORMATS, read_file
-from manyeyes.settings import Limits
+from manyeyes.lfs.files import content_of, digest_of
+from manyeyes.primitives.images import FORMATS
 from manyeyes.types import Item
 
 MAX_EXAMPLES: Final = 10_000
@@ -39,9 +36,6 @@ MAX_DIM: Final = 8_192
 MOST_PIXELS: Final = 4_000_000
 """Of an image that comes from outside: a few hundred bytes can say a hundred megapixels."""
 _FORMS: Final = ("path", "text", "base64", "embedding")
-
-_found: dict[str, str] = {}
-"""SHA-256 → where a file with that content was found, for recipes that are written out and read again elsewhere."""
 
 
 class Example(BaseModel):
@@ -93,12 +87,7 @@ class Example(BaseModel):
             raise InvalidRecipe("sha256 belongs to a path; leave it out")
         folder = (info.context or {}).get("folder")
         if self.path is not None and folder is not None:
-            digest = _digest(self.path, Path(folder))
-            if self.sha256 not in (None, digest):
-                raise InvalidRecipe(
-                    f"example {self.path!r} is not the file that the recipe names: its sha256 is {digest}, not"
-                    f" {self.sha256}; bring that file back, or take out sha256 to use this one"
-                )
+            digest = digest_of(self.path, self.sha256, folder)
             # Pydantic's frozen models have no other way to fill in a field that depends on others.
             object.__setattr__(self, "sha256", digest)
         return self
@@ -132,33 +121,7 @@ class Example(BaseModel):
             return Item(name, image=base64.b64decode(self.base64))
         if self.path is None:
             raise ValueError("an embedding is no item")
-        if self.sha256 is None:
-            raise InvalidRecipe(
-                f"example {self.path!r} is a path, but nobody said which folder it begins in; read the recipe with"
-                " Recipe.load, or with Recipe.parse(…, folder=…)"
-            )
-        for place in (_found.get(self.sha256), self.path):
-            if place is not None and os.path.isfile(place):
-                data = read_file(place, Limits())[0]
-                if hashlib.sha256(data).hexdigest() == self.sha256:
-                    return Item(name, image=data)
-        raise InvalidRecipe(
-            f"example {self.path!r} is not there any more, or its content changed since the recipe was read; read the"
-            " recipe again"
-        )
-
-
-def _digest(path: str, folder: Path) -> str:
-    place = os.path.abspath(folder / path)
-    try:
-        data = read_file(place, Limits())[0]
-    except ItemError as error:
-        raise InvalidRecipe(
-            f"example {path!r} cannot be used: {error}; paths begin in {os.fspath(folder)!r}"
-        ) from None
-    digest = hashlib.sha256(data).hexdigest()
-    _found[digest] = place
-    return digest
+        return Item(name, image=content_of(self.path, self.sha256))
 
 
 def _spell_out(value: Any, info: ValidationInfo) -> Any:

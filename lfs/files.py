@@ -25,7 +25,10 @@ def digest_of(path: str, sha256: str | None, folder: str | os.PathLike[str]) -> 
     read, is too large, or is another one.
     """
     place = os.path.abspath(Path(folder) / path)
-    digest = hashlib.sha256(_read(place, path)).hexdigest()
+    try:
+        digest = hashlib.sha256(_read(place, path)).hexdigest()
+    except InvalidRecipe as error:
+        raise InvalidRecipe(f"{error}; paths begin in {os.fspath(folder)!r}") from None
     if sha256 not in (None, digest):
         raise InvalidRecipe(
             f"{path!r} is not the file that the recipe names: its sha256 is {digest}, not {sha256}; bring that file"
@@ -61,7 +64,7 @@ def _read(place: str, told: str) -> bytes:
             content = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InvalidRecipe(f"{told!r} cannot be read: {reason} ({place})") from None
+        raise InvalidRecipe(f"{told!r} cannot be read: {reason}") from None
     if len(content) > MAX_BYTES:
         raise InvalidRecipe(f"{told!r} has more than the {MAX_BYTES:,} bytes that are read")
     return content

@@ -161,7 +161,7 @@ def test_what_cannot_be_meant_is_refused(fields: dict[str, Any], said: str) -> N
 
 
 def test_a_missing_file_is_told_with_its_line(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRecipe, match=r"there is no such file.*paths begin in"):
+    with pytest.raises(InvalidRecipe, match=r"No such file.*paths begin in"):
         Recipe.parse(document(examples=FILES), folder=tmp_path)
 
 
