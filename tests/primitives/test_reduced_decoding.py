@@ -193,6 +193,9 @@ def test_embeddings_of_reduced_photographs(
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (640, 480), (333, 333), (1200, 300), (230, 999)])
 def test_the_centre_is_made_as_in_the_whole_but_for_rounding(size: tuple[int, int]) -> None:
+    from manyeyes.models.torchvision_ops import ensure_torchvision
+
+    ensure_torchvision()
     from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
     from manyeyes.primitives.towers import _resize_centre
