@@ -8,18 +8,28 @@
     ├── RecipeNotFound (LookupError)         no recipe of that name is stored
     ├── UntrustedRecipe (PermissionError)    a recipe from outside asks for what only the operator may ask
     ├── AccessDenied (PermissionError)       a call to the service brings no key, or a wrong one
+    ├── NotPermitted (PermissionError)       the key of a call does not open this
     ├── InvalidSettings (ValueError)         the operator's settings cannot be used as they are
     ├── InvalidVotes (ValueError)            a label matrix breaks its contract
     ├── InvalidRequest (ValueError)          a call is malformed: no items, wrong types, too many
-    │   └── RequestTooLarge                  a call holds more bytes or items than the limits allow
+    │   ├── RequestTooLarge                  a call holds more bytes or items than the limits allow
+    │   └── IdempotencyMismatch              a key of idempotency came before, with another call
+    ├── IdempotencyConflict (RuntimeError)   the same call is under way
+    ├── AlreadyExists (ValueError)           something of that name is stored already
+    ├── VersionConflict (RuntimeError)       what was to be changed has changed in the meantime
     ├── NotFitted (RuntimeError)             a label model is asked before `fit`
     ├── ModelNotFound (LookupError)          a checkpoint is not at hand
     ├── WeightsMismatch (ValueError)         weights are there, but not the ones that were pinned
     ├── MissingDependency (ImportError)      an optional package is not installed
     ├── LabelNotFound (LookupError)          no stored label has that id
+    ├── NotFound (LookupError)               nothing of that name or id is there
     ├── CacheUnusable (OSError)              the feature cache cannot be written where it should be
     ├── IndexUnusable (OSError)              there is no index of vectors where one is named, or not a fitting one
-    ├── ServiceUnavailable (ConnectionError) the service does not answer
+    ├── ServiceUnavailable (ConnectionError) the service does not answer, or is on its way down
+    │   ├── Overloaded                       too much waits already; come back later
+    │   ├── RateLimited                      the caller asks more often than it may
+    │   └── StoreUnavailable                 the database of the service does not answer
+    ├── DeadlineExceeded (TimeoutError)      a call was not done within the time that it had
     ├── ServiceFailed (RuntimeError)         the service answered with something it should not
     └── ItemError                            what is wrong with one item; the other items are labeled
         ├── UnreadableItem (OSError)         no such file, a directory, no permission, a link loop
@@ -30,6 +40,9 @@
         ├── UndecodableVideo (ValueError)    a damaged or truncated video, or none
         ├── VideoTooLarge (ValueError)       a video longer or larger than the limits allow
         ├── InvalidItem (ValueError)         not an item: wrong types, undecodable base64 or text
+        ├── AddressRefused (PermissionError) an address that may not be fetched
+        ├── SourceNotFound (LookupError)     nothing is at the address of an item
+        ├── FetchFailed (ConnectionError)    what is at the address of an item could not be fetched
         ├── EndpointFailed (ConnectionError) an endpoint that was asked gave no answer for this item
         └── PrimitiveFailed (RuntimeError)   a model failed on this item alone
 
@@ -80,6 +93,12 @@ class AccessDenied(ManyeyesError, PermissionError):
     code = "access_denied"
 
 
+class NotPermitted(ManyeyesError, PermissionError):
+    """The key of a call does not open this."""
+
+    code = "not_permitted"
+
+
 class InvalidSettings(ManyeyesError, ValueError):
     """The operator's settings cannot be used as they are."""
 
@@ -102,6 +121,30 @@ class RequestTooLarge(InvalidRequest):
     """A call holds more bytes or items than the limits allow."""
 
     code = "request_too_large"
+
+
+class IdempotencyMismatch(InvalidRequest):
+    """A key of idempotency came before, with another call."""
+
+    code = "idempotency_mismatch"
+
+
+class IdempotencyConflict(ManyeyesError, RuntimeError):
+    """The same call is under way."""
+
+    code = "idempotency_conflict"
+
+
+class AlreadyExists(ManyeyesError, ValueError):
+    """Something of that name is stored already."""
+
+    code = "already_exists"
+
+
+class VersionConflict(ManyeyesError, RuntimeError):
+    """What was to be changed has changed in the meantime."""
+
+    code = "version_conflict"
 
 
 class NotFitted(ManyeyesError, RuntimeError):
@@ -134,6 +177,12 @@ class LabelNotFound(ManyeyesError, LookupError):
     code = "label_not_found"
 
 
+class NotFound(ManyeyesError, LookupError):
+    """Nothing of that name or id is there."""
+
+    code = "not_found"
+
+
 class CacheUnusable(ManyeyesError, OSError):
     """The feature cache cannot be written where it should be."""
 
@@ -147,9 +196,33 @@ class IndexUnusable(ManyeyesError, OSError):
 
 
 class ServiceUnavailable(ManyeyesError, ConnectionError):
-    """The service does not answer."""
+    """The service does not answer, or is on its way down."""
 
     code = "service_unavailable"
+
+
+class Overloaded(ServiceUnavailable):
+    """Too much waits already; come back later."""
+
+    code = "overloaded"
+
+
+class RateLimited(ServiceUnavailable):
+    """The caller asks more often than it may."""
+
+    code = "rate_limited"
+
+
+class StoreUnavailable(ServiceUnavailable):
+    """The database of the service does not answer."""
+
+    code = "store_unavailable"
+
+
+class DeadlineExceeded(ManyeyesError, TimeoutError):
+    """A call was not done within the time that it had."""
+
+    code = "deadline_exceeded"
 
 
 class ServiceFailed(ManyeyesError, RuntimeError):
@@ -210,6 +283,24 @@ class InvalidItem(ItemError, ValueError):
     """Not an item: wrong types, undecodable base64 or text."""
 
     code = "invalid_item"
+
+
+class AddressRefused(ItemError, PermissionError):
+    """An address that may not be fetched."""
+
+    code = "address_refused"
+
+
+class SourceNotFound(ItemError, LookupError):
+    """Nothing is at the address of an item."""
+
+    code = "source_not_found"
+
+
+class FetchFailed(ItemError, ConnectionError):
+    """What is at the address of an item could not be fetched."""
+
+    code = "fetch_failed"
 
 
 class EndpointFailed(ItemError, ConnectionError):

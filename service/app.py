@@ -11,29 +11,27 @@ from typing import Any, Final
 import uvicorn
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from manyeyes import __version__
 from manyeyes.errors import InvalidSettings
+from manyeyes.service.access.callers import Needs, OpenToAll
+from manyeyes.service.context import Service
 from manyeyes.service.errors import handle_errors
-from manyeyes.service.labeling import LabelingLine
-from manyeyes.service.limits import OPEN_PATHS, BodyLimit, KeyCheck, RequestLog
+from manyeyes.service.middleware.bodies import BodyLimit
+from manyeyes.service.middleware.keys import OPEN_PATHS, KeyCheck
+from manyeyes.service.middleware.log import RequestLog
+from manyeyes.service.pipeline.engine import Engine
 from manyeyes.service.recipes import RecipeStore
-from manyeyes.service.routes import make_router
-from manyeyes.service.schemas import (
-    Health,
-    LabelAnswer,
-    LabelCall,
-    LabelForm,
-    Problem,
-    RecipeList,
-    StoredRecipe,
-)
+from manyeyes.service.routes import health, labels, recipes
+from manyeyes.service.schemas.base import Problem
 from manyeyes.service.settings import ServiceSettings, is_loopback
 
 log: Final = logging.getLogger("manyeyes.service")
 
-_SHAPES: Final = (Health, LabelAnswer, LabelCall, LabelForm, Problem, RecipeList, StoredRecipe)
+GROUPS: Final = (health, labels, recipes)
+"""The groups of routes. Each module has ``make_router(service)`` and SHAPES, what its calls and answers look like."""
 
 
 def create_app(settings: ServiceSettings | None = None) -> FastAPI:
@@ -45,8 +43,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     Raises InvalidSettings if the environment cannot be used.
     """
     settings = settings or ServiceSettings.from_env()
-    store = RecipeStore(settings.recipes_dir)
-    line = LabelingLine(settings)
+    service = Service(settings=settings, recipes=RecipeStore(settings.recipes_dir), engine=Engine(settings))
     app = FastAPI(
         title="manyeyes",
         version=__version__,
@@ -54,8 +51,10 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.store, app.state.line = store, line
-    app.include_router(make_router(settings=settings, store=store, line=line))
+    app.state.service = service
+    for group in GROUPS:
+        app.include_router(group.make_router(service))
+    _check_all_declare(app)
     handle_errors(app)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, settings=settings)
@@ -76,13 +75,13 @@ def serve(settings: ServiceSettings, *, warm: Sequence[str] = ()) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    _, broken = app.state.store.survey()
+    _, broken = app.state.service.recipes.survey()
     for name, error in broken.items():
         log.warning("recipe %s cannot be used: %s", name, error)
     if not is_loopback(settings.host) and not settings.api_keys:
         log.warning("anybody who can reach %s may use this service: no key is configured", settings.host)
     for name in warm:
-        app.state.line.warm(app.state.store.get(name))
+        app.state.service.engine.warm(app.state.service.recipes.get(name))
     host, port = listener.getsockname()[:2]
     log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     make_server(app).run(sockets=[listener])
@@ -125,11 +124,26 @@ def make_server(app: FastAPI) -> uvicorn.Server:
     )
 
 
+def _check_all_declare(app: FastAPI) -> None:
+    """Refuse a route that does not say whom it is for: forgetting must not open anything."""
+    for route in app.routes:
+        if isinstance(route, APIRoute) and not any(
+            isinstance(declared.dependency, (Needs, OpenToAll)) for declared in route.dependencies
+        ):
+            raise AssertionError(
+                f"{route.path} does not say which scope it needs; see service/access/callers.py"
+            )
+
+
 def _openapi(app: FastAPI, *, keys: bool) -> dict[str, Any]:
     if app.openapi_schema is None:
         told = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         _, shapes = models_json_schema(
-            [(shape, "validation") for shape in _SHAPES], ref_template="#/components/schemas/{model}"
+            [
+                (shape, "validation")
+                for shape in (Problem, *(one for group in GROUPS for one in group.SHAPES))
+            ],
+            ref_template="#/components/schemas/{model}",
         )
         components = told.setdefault("components", {})
         components["schemas"] = shapes["$defs"]

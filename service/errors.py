@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from manyeyes.errors import InvalidRequest, ManyeyesError, ServiceFailed, by_code
+from manyeyes.errors import InvalidRequest, ManyeyesError, ServiceFailed, ServiceUnavailable, by_code
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -52,6 +52,19 @@ STATUS: Final[Mapping[str, int]] = {
     "invalid_item": 422,
     "endpoint_failed": 502,
     "primitive_failed": 500,
+    "not_permitted": 403,
+    "idempotency_mismatch": 422,
+    "idempotency_conflict": 409,
+    "already_exists": 409,
+    "version_conflict": 412,
+    "not_found": 404,
+    "overloaded": 429,
+    "rate_limited": 429,
+    "store_unavailable": 503,
+    "deadline_exceeded": 504,
+    "address_refused": 422,
+    "source_not_found": 422,
+    "fetch_failed": 502,
 }
 """Code → HTTP status, for every code of :func:`manyeyes.errors.by_code`."""
 
@@ -110,7 +123,7 @@ def problem_of(error: ManyeyesError | Refusal, *, request_id: str | None = None)
     headers: dict[str, str] = {}
     if code == "access_denied":
         headers["WWW-Authenticate"] = 'Bearer realm="manyeyes"'
-    if code == "service_unavailable":
+    if isinstance(refusal.error, ServiceUnavailable):
         headers["Retry-After"] = str(refusal.retry_after_s or RETRY_AFTER_S)
     extra = {"example": refusal.example} if refusal.example is not None else None
     return problem(STATUS[code], code, str(error), request_id=request_id, headers=headers, extra=extra)

@@ -42,6 +42,19 @@ CODES = {
     "invalid_item": "InvalidItem",
     "endpoint_failed": "EndpointFailed",
     "primitive_failed": "PrimitiveFailed",
+    "not_permitted": "NotPermitted",
+    "idempotency_mismatch": "IdempotencyMismatch",
+    "idempotency_conflict": "IdempotencyConflict",
+    "already_exists": "AlreadyExists",
+    "version_conflict": "VersionConflict",
+    "not_found": "NotFound",
+    "overloaded": "Overloaded",
+    "rate_limited": "RateLimited",
+    "store_unavailable": "StoreUnavailable",
+    "deadline_exceeded": "DeadlineExceeded",
+    "address_refused": "AddressRefused",
+    "source_not_found": "SourceNotFound",
+    "fetch_failed": "FetchFailed",
 }
 
 

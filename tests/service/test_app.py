@@ -28,7 +28,7 @@ from schemathesis.specs.openapi.checks import (
 from manyeyes import Client
 from manyeyes.errors import InvalidSettings
 from manyeyes.service.app import create_app, listen
-from manyeyes.service.schemas import EXAMPLE_ANSWER, LabelAnswer
+from manyeyes.service.schemas.labels import EXAMPLE_ANSWER, LabelAnswer
 from manyeyes.service.settings import ServiceSettings
 
 CHECKS = [
@@ -57,7 +57,7 @@ def test_the_schema_tells_each_path_its_refusals_and_examples() -> None:
     assert set(told["paths"]) == {"/healthz", "/v1/label", "/v1/recipes", "/v1/recipes/{name}"}
     label = told["paths"]["/v1/label"]["post"]
     assert set(label["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
-    assert set(label["responses"]) >= {"200", "401", "403", "404", "413", "415", "422", "503"}
+    assert set(label["responses"]) >= {"200", "401", "403", "404", "413", "415", "422", "429", "503"}
     assert label["requestBody"]["content"]["application/json"]["example"]["items"]
     for status, answer in label["responses"].items():
         expected = "application/json" if status == "200" else "application/problem+json"

@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from manyeyes import AsyncClient, Client, Item, Labeler, Recipe
-from manyeyes.errors import AccessDenied, RequestTooLarge, ServiceUnavailable
-from manyeyes.service import limits
+from manyeyes.errors import AccessDenied, Overloaded, RequestTooLarge
+from manyeyes.service.middleware import log as limits
 from manyeyes.service.app import create_app
 from manyeyes.service.settings import ServiceSettings
 
@@ -84,7 +84,7 @@ def test_a_full_line_says_when_to_come_back_and_the_sdk_does(
             asked = [pool.submit(impatient.label, ["t"], recipe="slow") for _ in range(8)]
             errors = [error for call in asked if (error := call.exception()) is not None]
         assert errors
-        assert all(type(error) is ServiceUnavailable for error in errors)
+        assert all(type(error) is Overloaded for error in errors)
         assert len(errors) < 8
         with ThreadPoolExecutor(6) as pool:
             labels = list(pool.map(lambda _: patient.label(["t"], recipe="slow")[0].label, range(6)))
@@ -95,9 +95,9 @@ def test_a_full_line_says_when_to_come_back_and_the_sdk_does(
             return httpx.post(f"{narrow}/v1/label", files=files, trust_env=False)
 
         with ThreadPoolExecutor(8) as pool:
-            refused = next(a for a in pool.map(lambda _: busy(), range(8)) if a.status_code == 503)
+            refused = next(a for a in pool.map(lambda _: busy(), range(8)) if a.status_code == 429)
         assert 1 <= int(refused.headers["retry-after"]) <= 60
-        assert refused.json()["code"] == "service_unavailable"
+        assert refused.json()["code"] == "overloaded"
 
 
 def test_probes_are_answered_while_items_are_labeled(url: str) -> None:
@@ -198,7 +198,7 @@ def test_a_recipe_that_is_edited_is_read_again_and_few_are_kept_ready(tmp_path: 
         for n in range(5):
             brought = (text % "red").replace("words", f"words-{n}")
             assert client.label(["a wall"], recipe=brought).recipe == f"words-{n}"
-    assert len(app.state.line._ready) == 2
+    assert len(app.state.service.engine._ready) == 2
 
 
 def test_two_recipes_are_labeled_side_by_side(recipes_dir: Path, url: str) -> None:

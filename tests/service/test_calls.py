@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manyeyes.errors import InvalidItem, ItemError, RequestTooLarge
-from manyeyes.service.calls import Call, call_from_form, call_from_json
 from manyeyes.service.errors import Refusal
-from manyeyes.service.multipart import Part
-from manyeyes.service.schemas import EXAMPLE_CALL, LabelCall
+from manyeyes.service.intake.calls import Call, call_from_form, call_from_json
+from manyeyes.service.intake.multipart import Part
+from manyeyes.service.schemas.labels import EXAMPLE_CALL, LabelCall
 from manyeyes.types import Item
 
 PNG = b"\x89PNG not really"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from manyeyes.service.schemas import LabelAnswer
+from manyeyes.service.schemas.labels import LabelAnswer
 from manyeyes.service.settings import ENV_PREFIX, ServiceSettings
 
 

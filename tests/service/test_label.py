@@ -34,7 +34,8 @@ from manyeyes.errors import (
     UntrustedRecipe,
 )
 from manyeyes.models.base import load_label_model
-from manyeyes.service.schemas import EXAMPLE_CALL, LabelAnswer, Problem
+from manyeyes.service.schemas.base import Problem
+from manyeyes.service.schemas.labels import EXAMPLE_CALL, LabelAnswer
 
 MakeItems = Callable[[int], list[Item]]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manyeyes.errors import InvalidRequest, RequestTooLarge
-from manyeyes.service.multipart import Part, read_parts
+from manyeyes.service.intake.multipart import Part, read_parts
 
 
 def _encoded(*parts: tuple[str, str | None, bytes]) -> tuple[str, bytes]:

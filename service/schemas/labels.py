@@ -1,14 +1,16 @@
-"""What travels: the shapes of calls and answers, as pydantic models with examples, for OpenAPI and for tests.
+"""Calls to label and their answers, as pydantic models with examples.
 
-Calls are read by :mod:`manyeyes.service.calls`, which turns what is wrong with one item into a row and not into a
-refusal; these models say what a sound call looks like.
+Calls are read by :mod:`manyeyes.service.intake.calls`, which turns what is wrong with one item into a row and not
+into a refusal; these models say what a sound call looks like.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from manyeyes.service.schemas.base import Shape
 
 # One white pixel: the smallest PNG that is a whole image.
 PIXEL: Final = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
@@ -52,11 +54,7 @@ EXAMPLE_ANSWER: Final[dict[str, Any]] = {
 }
 
 
-class _Shape(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class ItemIn(_Shape):
+class ItemIn(Shape):
     """An image, a text, or both."""
 
     id: str | None = Field(
@@ -73,7 +71,7 @@ class ItemIn(_Shape):
     metadata: dict[str, str | int | float | bool | None] | None = None
 
 
-class LabelCall(_Shape):
+class LabelCall(Shape):
     """What to label and how."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE_CALL]})
@@ -84,7 +82,7 @@ class LabelCall(_Shape):
     items: list[ItemIn] = Field(min_length=1)
 
 
-class LabelForm(_Shape):
+class LabelForm(Shape):
     """The same as a form, with image files as they are."""
 
     recipe: str = Field(description="The name of a stored recipe, or a whole one as YAML or JSON text.")
@@ -101,7 +99,7 @@ class LabelForm(_Shape):
     )
 
 
-class LentOut(_Shape):
+class LentOut(Shape):
     """What a labeling function said of similar items, as far as that counts for this one too.
 
     neighbors: how many; nearest: the cosine of the nearest; votes: what they lent, as a share of a vote.
@@ -112,7 +110,7 @@ class LentOut(_Shape):
     votes: float
 
 
-class ReasonOut(_Shape):
+class ReasonOut(Shape):
     """What one labeling function said of an item, and how far that moved the log-odds of the label, in nats."""
 
     lf: str
@@ -124,28 +122,28 @@ class ReasonOut(_Shape):
     lent: LentOut | None = None
 
 
-class ErrorOut(_Shape):
+class ErrorOut(Shape):
     """What is wrong with one item."""
 
     code: str
     message: str
 
 
-class LabelOut(_Shape):
+class LabelOut(Shape):
     """The label of one item: `labeled`, `abstained` (label is null), or `error`."""
 
     id: str
     status: Literal["labeled", "abstained", "error"]
     label: str | None = None
     confidence: float | None = None
-    probs: dict[str, float] = {}
+    probs: dict[str, float] = Field(default_factory=dict)
     runner_up: str | None = None
     prior: float | None = None
-    reasons: list[ReasonOut] = []
+    reasons: list[ReasonOut] = Field(default_factory=list)
     error: ErrorOut | None = None
 
 
-class VersionsOut(_Shape):
+class VersionsOut(Shape):
     """What made the labels: enough to make them again."""
 
     recipe: str
@@ -153,7 +151,7 @@ class VersionsOut(_Shape):
     label_model: str
 
 
-class LabelAnswer(_Shape):
+class LabelAnswer(Shape):
     """One label for each item, in the order of the call."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE_ANSWER]})
@@ -161,71 +159,3 @@ class LabelAnswer(_Shape):
     labels: list[LabelOut]
     versions: VersionsOut
     recipe: str
-
-
-class RecipeLine(_Shape):
-    """A stored recipe in the list. fitted: whether a fitted label model lies beside it."""
-
-    name: str
-    version: str
-    description: str
-    classes: list[str]
-    fitted: bool
-
-
-class RecipeFault(_Shape):
-    """A recipe file that cannot be used as it is."""
-
-    name: str
-    code: str
-    message: str
-
-
-class RecipeList(_Shape):
-    """Every stored recipe, and what is wrong with the files that are none."""
-
-    recipes: list[RecipeLine]
-    broken: list[RecipeFault]
-
-
-class StoredRecipe(BaseModel):
-    """A recipe as it is used; it can come back as the `recipe` of a call."""
-
-    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [EXAMPLE_RECIPE]})
-
-    name: str
-    classes: list[str]
-    lfs: list[dict[str, Any]]
-
-
-class Health(_Shape):
-    """The process answers."""
-
-    status: Literal["ok"]
-
-
-class Problem(BaseModel):
-    """An RFC 9457 problem document. code: the stable name of the error, the same as in the SDK."""
-
-    model_config = ConfigDict(
-        extra="allow",
-        json_schema_extra={
-            "examples": [
-                {
-                    "type": "urn:manyeyes:error:recipe_not_found",
-                    "title": "No recipe of that name is stored",
-                    "status": 404,
-                    "detail": "no recipe 'garmets' is stored; did you mean 'garments'?",
-                    "code": "recipe_not_found",
-                    "request_id": "9f7a3c5e1b2d4f60",
-                }
-            ]
-        },
-    )
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    request_id: str | None = None

@@ -2,7 +2,7 @@
 
 Starlette's own form parser would do, but for two things: it takes a body that was cut off for a whole one, and it reads
 text that is not UTF-8 as Latin-1, which would be labeled as gibberish. The byte cap is counted below, in
-:class:`manyeyes.service.limits.BodyLimit`.
+:class:`manyeyes.service.middleware.bodies.BodyLimit`.
 """
 
 from __future__ import annotations

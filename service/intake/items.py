@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from manyeyes.errors import InvalidItem, ItemError, nearest
-from manyeyes.service.multipart import Part
+from manyeyes.service.intake.multipart import Part
 from manyeyes.types import Item, MetadataValue
 
 Read: TypeAlias = "Item | ItemError"

@@ -16,7 +16,7 @@ from pydantic_core import from_json
 
 from manyeyes.errors import InvalidRequest, RequestTooLarge, nearest
 from manyeyes.service.errors import Refusal
-from manyeyes.service.items import (
+from manyeyes.service.intake.items import (
     MAX_ID_CHARS,
     Read,
     file_number,
@@ -26,8 +26,8 @@ from manyeyes.service.items import (
     kind_of,
     plain_item,
 )
-from manyeyes.service.multipart import Part
-from manyeyes.service.schemas import EXAMPLE_CALL
+from manyeyes.service.intake.multipart import Part
+from manyeyes.service.schemas.labels import EXAMPLE_CALL
 from manyeyes.types import Item
 
 _CALL_KEYS: Final = ("recipe", "items")

@@ -1,0 +1,1 @@
+"""What a call holds: read from JSON or from a form."""

@@ -1,0 +1,103 @@
+"""Request ids, one log line a request, and the last stop of bugs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import uuid
+from typing import Any, Final
+
+import anyio
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from manyeyes.errors import ServiceFailed
+from manyeyes.service.errors import STATUS, problem
+
+log: Final = logging.getLogger("manyeyes.service")
+
+_LINGER_S: Final = 5.0
+_LINGER_BYTES: Final = 512 * 2**20
+_ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,64}")
+
+
+def request_id_in(scope: Scope) -> str | None:
+    """Return the id that RequestLog gave to a request."""
+    found = scope.get("state", {}).get("request_id")
+    return found if isinstance(found, str) else None
+
+
+class RequestLog:
+    """Outermost: names each request, writes one JSON log line for it, and turns a bug into a problem document.
+
+    A route adds facts to the line through ``scope["state"]["facts"]``; what callers send never goes into it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        brought = headers.get("x-request-id", "")
+        request_id = brought if _ID.fullmatch(brought) else uuid.uuid4().hex
+        facts: dict[str, Any] = {}
+        scope.setdefault("state", {}).update(request_id=request_id, facts=facts)
+        started = time.perf_counter()
+        status: int | None = None
+        unread = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+        async def receive_watched() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = unread and bool(message.get("more_body", False))
+            return message
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = int(message["status"])
+                answered = MutableHeaders(scope=message)
+                answered["X-Request-Id"] = request_id
+                if unread:
+                    # Else the server would read on, to reach the next request on this connection.
+                    answered["Connection"] = "close"
+            elif unread and not message.get("more_body", False):
+                # Closing now would reset the connection, and a caller who still sends would never see the answer.
+                await send({**message, "more_body": True})
+                with anyio.move_on_after(_LINGER_S):
+                    left = _LINGER_BYTES
+                    while unread and left > 0:
+                        left -= len((await receive_watched()).get("body", b""))
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        try:
+            await self.app(scope, receive_watched, send_named)
+        except ClientDisconnect:
+            facts["client"] = "gone"
+        except Exception:
+            log.exception("request %s failed", request_id)
+            if status is None:
+                await _bug(request_id)(scope, receive, send_named)
+        finally:
+            line = {
+                "request_id": request_id,
+                "method": scope["method"],
+                "path": scope["path"][:200],
+                "status": status,
+                "ms": round((time.perf_counter() - started) * 1000, 1),
+                **facts,
+            }
+            log.info("%s", json.dumps(line))
+
+
+def _bug(request_id: str) -> Response:
+    detail = f"something went wrong inside the service; its log says more under request {request_id}"
+    return problem(STATUS[ServiceFailed.code], ServiceFailed.code, detail, request_id=request_id)

@@ -1,0 +1,1 @@
+"""From items to features: admission, decoding, queues, and one thread a model."""
