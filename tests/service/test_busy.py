@@ -16,8 +16,8 @@ import pytest
 
 from manyeyes import AsyncClient, Client, Item, Labeler, Recipe
 from manyeyes.errors import AccessDenied, Overloaded, RequestTooLarge
-from manyeyes.service.middleware import log as limits
 from manyeyes.service.app import create_app
+from manyeyes.service.middleware import log as limits
 from manyeyes.service.settings import ServiceSettings
 
 MakeItems = Callable[[int], list[Item]]
