@@ -24,9 +24,10 @@ from manyeyes.primitives.computing import Computing
 from manyeyes.primitives.contents import Contents, check_text
 from manyeyes.primitives.counter import PassCounter
 from manyeyes.primitives.features import Layout
+from manyeyes.primitives.images import decode_image
 from manyeyes.primitives.naming import parts, split
 from manyeyes.primitives.pairs import see_pairs
-from manyeyes.primitives.reading import Read, Reader, ahead
+from manyeyes.primitives.reading import Decode, Read, Reader, ahead
 from manyeyes.registry import load
 from manyeyes.settings import Limits
 from manyeyes.types import Item
@@ -39,7 +40,7 @@ class Extractor:
 
     primitives: feature name → primitive. cache: where features are kept; None keeps nothing. batch_size: inputs a
     forward pass; it never changes a feature. decode_threads: threads that read and decode; by default one a core, at
-    most eight. limits: what one item may cost.
+    most eight. limits: what one item may cost. decode: how an image becomes pixels.
 
     >>> from manyeyes.primitives.toy import ToySpec
     >>> extractor = Extractor.for_specs({"toy": ToySpec(kind="toy")}, cache=None)
@@ -56,6 +57,7 @@ class Extractor:
         batch_size: int = 32,
         decode_threads: int | None = None,
         limits: Limits | None = None,
+        decode: Decode = decode_image,
     ) -> None:
         if batch_size < 1:
             raise InvalidRequest(f"batch_size is at least 1, got {batch_size}")
@@ -64,6 +66,7 @@ class Extractor:
         self.batch_size = batch_size
         self.decode_threads = decode_threads or min(8, len(os.sched_getaffinity(0)))
         self.limits = limits if limits is not None else Limits()
+        self.decode = decode
         self.counter = PassCounter()
         self._layouts: dict[str, Layout] = {}
         self._lock = threading.RLock()
@@ -79,6 +82,7 @@ class Extractor:
         batch_size: int = 32,
         decode_threads: int | None = None,
         limits: Limits | None = None,
+        decode: Decode = decode_image,
     ) -> Self:
         """Return an extractor for the primitives of a recipe; no weights are loaded yet.
 
@@ -92,7 +96,12 @@ class Extractor:
             if isinstance(primitive, DependentPrimitive):
                 primitive.bind(primitives)
         return cls(
-            primitives, cache=cache, batch_size=batch_size, decode_threads=decode_threads, limits=limits
+            primitives,
+            cache=cache,
+            batch_size=batch_size,
+            decode_threads=decode_threads,
+            limits=limits,
+            decode=decode,
         )
 
     def extract(self, items: Sequence[Item], needs: Collection[str]) -> FeatureSet:
@@ -143,6 +152,7 @@ class Extractor:
                 threads=self._threads,
                 limits=self.limits,
                 ready=self._ready,
+                decode=self.decode,
                 n_ahead=self.batch_size + self.decode_threads,
             )
         work.finish()
@@ -237,7 +247,9 @@ class Extractor:
             for digest in contents.sources
         }
         rows = {digest: i for i, digest in enumerate(contents.images) if digest is not None}
-        reader = Reader(primitives, cache=self.cache, limits=self.limits, ready=self._ready)
+        reader = Reader(
+            primitives, cache=self.cache, limits=self.limits, ready=self._ready, decode=self.decode
+        )
         known = [
             partial(reader.read, rows[digest], contents.sources[digest], features)
             for digest, features in lacking.items()

@@ -16,7 +16,7 @@ from manyeyes.primitives.base import DecodedImage, PreparingPrimitive, Primitive
 from manyeyes.primitives.cache import content_digest
 from manyeyes.primitives.computing import Computing
 from manyeyes.primitives.contents import Contents
-from manyeyes.primitives.reading import Read, Reader, ReducedInput, ahead
+from manyeyes.primitives.reading import Decode, Read, Reader, ReducedInput, ahead
 from manyeyes.settings import Limits
 from manyeyes.types import Item
 
@@ -56,6 +56,7 @@ def see_pairs(
     threads: Callable[[], ThreadPoolExecutor],
     limits: Limits,
     ready: Callable[[str], None],
+    decode: Decode,
     n_ahead: int,
 ) -> list[bytes | None]:
     """Queue what is not known of the pairs; return one digest an item, None where a half is missing or wrong.
@@ -82,7 +83,7 @@ def see_pairs(
                 seen = {
                     feature: cast(Primitive, _WithText(primitives[feature], wording)) for feature in lacking
                 }
-                reader = Reader(seen, cache=None, limits=limits, ready=ready)
+                reader = Reader(seen, cache=None, limits=limits, ready=ready, decode=decode)
                 yield partial(reader.read, i, source, lacking)
 
     failed = {}

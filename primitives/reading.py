@@ -35,6 +35,15 @@ class ReducedInput(Protocol):
         """Return the shorter side, in pixels, to which an image may be reduced; None for not at all."""
 
 
+class Decode(Protocol):
+    """How an image becomes pixels: :func:`manyeyes.primitives.images.decode_image`, or the same done elsewhere."""
+
+    def __call__(
+        self, source: ImageSource, limits: Limits | None = None, *, least_side: int | None = None
+    ) -> DecodedImage:
+        """Return an image decoded, the same as ``decode_image`` does. Raises an ItemError."""
+
+
 @dataclass(frozen=True, slots=True)
 class Read:
     """What reading one image gave.
@@ -54,7 +63,8 @@ class Read:
 class Reader:
     """Reads images for one call of an extractor; each content is decoded once, for all primitives that lack it.
 
-    primitives: feature → primitive. ready: called before a primitive's first use; may load its model.
+    primitives: feature → primitive. ready: called before a primitive's first use; may load its model. decode: how an
+    image becomes pixels.
     """
 
     def __init__(
@@ -64,11 +74,13 @@ class Reader:
         cache: Cache | None,
         limits: Limits,
         ready: Callable[[str], None],
+        decode: Decode = decode_image,
     ) -> None:
         self._primitives = primitives
         self._cache = cache
         self._limits = limits
         self._ready = ready
+        self._decode_image = decode
         self._lock = threading.Lock()
         self._taken: set[bytes] = set()
 
@@ -137,7 +149,7 @@ class Reader:
             factor = reduction_of(image, least_side)
             if factor in decoded:
                 return decoded[factor]
-        image = decode_image(source, self._limits, least_side=least_side)
+        image = self._decode_image(source, self._limits, least_side=least_side)
         decoded[reduction_of(image, least_side)] = image
         return image
 
