@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
 from manyeyes.errors import InvalidSettings
+from manyeyes.service.store.settings import StoreSettings
 from manyeyes.settings import Limits
 
 ENV_PREFIX: Final = "MANYEYES_"
@@ -49,7 +50,7 @@ def _digest(key: Any) -> str:
     return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
 
 
-class ServiceSettings(BaseModel):
+class ServiceSettings(StoreSettings):
     """How a service behaves.
 
     recipes_dir: the folder of recipe files that callers may use by name; None where there are none.
