@@ -7,8 +7,8 @@ becomes an :class:`ItemError` in its place, and the others are labeled.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from pydantic_core import from_json
 from manyeyes.errors import InvalidRequest, RequestTooLarge, nearest
 from manyeyes.service.errors import Refusal
 from manyeyes.service.intake.items import (
+    JSON_KEYS,
     MAX_ID_CHARS,
     Read,
     file_number,
@@ -30,36 +31,55 @@ from manyeyes.service.intake.multipart import Part
 from manyeyes.service.schemas.labels import EXAMPLE_CALL
 from manyeyes.types import Item
 
-_CALL_KEYS: Final = ("recipe", "items")
-_FIELDS: Final = ("recipe", "items", "files", "texts")
+_FIELDS: Final = ("items", "files", "texts")
+
+
+@dataclass(frozen=True, slots=True)
+class Asks:
+    """What a kind of call holds beside its items.
+
+    recipe: whether it names a recipe. options: other fields, each a value of JSON, or a text in a form. lists: those of
+    them that a form may repeat. one: whether a call of JSON may be an item itself, instead of holding `items`.
+    example: a sound call, shown with a refusal.
+    """
+
+    recipe: bool = True
+    options: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
+    one: bool = False
+    example: Any = None
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The fields beside the items."""
+        return ("recipe", *self.options) if self.recipe else self.options
+
+
+TO_LABEL: Final = Asks(example=EXAMPLE_CALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call to label. recipe: a name, a YAML or JSON text, or a mapping. rows: (id, item or what is wrong with it)."""
+    """A call with items.
+
+    recipe: a name, a YAML or JSON text, or a mapping; empty where such a call names none. rows: (id, item or what is
+    wrong with it). options: what else the call holds, not checked yet.
+    """
 
     recipe: str | Mapping[str, Any]
     rows: tuple[tuple[str, Read], ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def call_from_json(body: bytes, *, max_items: int) -> Call:
+def call_from_json(body: bytes, *, max_items: int, asks: Asks = TO_LABEL) -> Call:
     """Read ``{"recipe": …, "items": [{"id", "image", "text", "metadata"}, …]}``; an image is base64.
 
     Raises InvalidRequest if the call is malformed, RequestTooLarge if it holds too many items.
     """
-    told = _json(body, what="the body")
-    if not isinstance(told, dict):
-        raise _refused(f"the body must be one JSON object with `recipe` and `items`, got {kind_of(told)}")
-    for key in told:
-        if key not in _CALL_KEYS:
-            raise _refused(
-                f"unknown key {key!r} in the call; allowed: {', '.join(_CALL_KEYS)}{nearest(key, _CALL_KEYS)}"
-            )
-    rows = _listed(told.get("items"), max_items=max_items)
-    return Call(recipe=_recipe(told.get("recipe")), rows=_named(rows, [json_item(row) for row in rows]))
+    return _shown(asks, lambda: _from_json(body, max_items, asks))
 
 
-def call_from_form(parts: Sequence[Part], *, max_items: int) -> Call:
+def call_from_form(parts: Sequence[Part], *, max_items: int, asks: Asks = TO_LABEL) -> Call:
     """Read a form: `recipe`, and either `files` and/or `texts`, or `files` and `items`.
 
     files: image files, repeated. texts: plain texts, repeated; beside files, one for each file, in order.
@@ -67,31 +87,76 @@ def call_from_form(parts: Sequence[Part], *, max_items: int) -> Call:
     each item what it is made of, and takes the place of `texts`.
     Raises InvalidRequest if the form is malformed, RequestTooLarge if it holds too many items.
     """
-    for part in parts:
-        if part.name not in _FIELDS:
-            raise _refused(
-                f"unknown form field {part.name!r}; allowed: {', '.join(_FIELDS)}{nearest(part.name, _FIELDS)}"
+    return _shown(asks, lambda: _from_form(parts, max_items, asks))
+
+
+def _shown(asks: Asks, read: Callable[[], Call]) -> Call:
+    """Read a call; a refusal shows an example."""
+    try:
+        return read()
+    except RequestTooLarge:
+        raise
+    except InvalidRequest as error:
+        raise Refusal(error, example=asks.example) from error
+
+
+def _from_json(body: bytes, max_items: int, asks: Asks) -> Call:
+    told = _json(body, what="the body")
+    if not isinstance(told, dict):
+        wanted = " and ".join(f"`{name}`" for name in (*asks.named[:1], "items"))
+        raise InvalidRequest(f"the body must be one JSON object with {wanted}, got {kind_of(told)}")
+    alone = asks.one and "items" not in told
+    allowed = (*asks.named, *(JSON_KEYS if alone else ("items",)))
+    for key in told:
+        if key not in allowed:
+            raise InvalidRequest(
+                f"unknown key {key!r} in the call; allowed: {', '.join(allowed)}{nearest(key, allowed)}"
             )
-    by_name = {name: [part for part in parts if part.name == name] for name in _FIELDS}
-    for name in ("recipe", "items"):
-        if len(by_name[name]) > 1:
-            raise _refused(f"the form field {name!r} may come once, got it {len(by_name[name])} times")
-    recipe = _recipe(_text(by_name["recipe"][0], what="`recipe`") if by_name["recipe"] else None)
+    single = {key: told[key] for key in JSON_KEYS if alone and key in told}
+    rows = _listed([single] if single else told.get("items"), max_items=max_items)
+    return Call(
+        recipe=_recipe(told.get("recipe")) if asks.recipe else "",
+        rows=_named(rows, [json_item(row) for row in rows]),
+        options={name: told[name] for name in asks.options if name in told},
+    )
+
+
+def _from_form(parts: Sequence[Part], max_items: int, asks: Asks) -> Call:
+    allowed = (*asks.named, *_FIELDS)
+    for part in parts:
+        if part.name not in allowed:
+            raise InvalidRequest(
+                f"unknown form field {part.name!r}; allowed: {', '.join(allowed)}{nearest(part.name, allowed)}"
+            )
+    by_name = {name: [part for part in parts if part.name == name] for name in allowed}
+    for name in (*asks.named, "items"):
+        if len(by_name[name]) > 1 and name not in asks.lists:
+            raise InvalidRequest(f"the form field {name!r} may come once, got it {len(by_name[name])} times")
+    said = {
+        name: [_text(part, what=f"`{name}`") for part in by_name[name]]
+        for name in asks.named
+        if by_name[name]
+    }
+    recipe = _recipe(said.get("recipe", [None])[0]) if asks.recipe else ""
+    options = {
+        name: said[name] if name in asks.lists else said[name][0] for name in asks.options if name in said
+    }
     files, texts = by_name["files"], by_name["texts"]
     if by_name["items"]:
         if texts:
-            raise _refused("`texts` and `items` cannot be combined; write each text into its item")
+            raise InvalidRequest("`texts` and `items` cannot be combined; write each text into its item")
         rows = _listed(_json(bytes(by_name["items"][0].data), what="`items`"), max_items=max_items)
         reads = [form_item(row, files) for row in rows]
         used = {file_number(row, len(files)) for row in rows}
         if unused := [n for n in range(len(files)) if n not in used]:
-            raise _refused(
+            raise InvalidRequest(
                 f"files {unused[:10]} belong to no item; say which item each file is for, as in"
                 f' [{{"id": "a", "file": {unused[0]}}}]'
             )
-        return Call(recipe=recipe, rows=_named(rows, reads, names=_file_names(rows, files)))
+        named = _named(rows, reads, names=_file_names(rows, files))
+        return Call(recipe=recipe, rows=named, options=options)
     if files and texts and len(files) != len(texts):
-        raise _refused(
+        raise InvalidRequest(
             f"{len(files)} `files` and {len(texts)} `texts` cannot be paired; send one text for each file, in the same"
             " order, or say in `items` what belongs together"
         )
@@ -99,7 +164,8 @@ def call_from_form(parts: Sequence[Part], *, max_items: int) -> Call:
     _counted(n_items, max_items)
     rows = [{} for _ in range(n_items)]
     reads = [plain_item(files[n] if files else None, texts[n] if texts else None) for n in range(n_items)]
-    return Call(recipe=recipe, rows=_named(rows, reads, names=[_base_name(part) for part in files]))
+    named = _named(rows, reads, names=[_base_name(part) for part in files])
+    return Call(recipe=recipe, rows=named, options=options)
 
 
 def _named(
@@ -118,7 +184,7 @@ def _named(
     ]
     if repeated:
         where = [n for n, name in enumerate(given) if name == repeated[0]]
-        raise _refused(
+        raise InvalidRequest(
             f"items {where} have the same id {repeated[0]!r}; give every item an id of its own, or none"
         )
     taken = {name for name in given if name is not None}
@@ -154,24 +220,24 @@ def _base_name(part: Part) -> str | None:
 
 def _recipe(value: Any) -> str | Mapping[str, Any]:
     if value is None or value == "" or value == {}:
-        raise _refused(
+        raise InvalidRequest(
             "the call names no recipe; `recipe` is the name of a stored one (GET /v1/recipes), or a whole one"
         )
     if not isinstance(value, (str, dict)):
-        raise _refused(f"`recipe` must be a name, a YAML text or an object, got {kind_of(value)}")
+        raise InvalidRequest(f"`recipe` must be a name, a YAML text or an object, got {kind_of(value)}")
     return value
 
 
 def _listed(value: Any, *, max_items: int) -> list[Any]:
     if value is not None and not isinstance(value, list):
-        raise _refused(f"`items` must be a list of objects, got {kind_of(value)}")
+        raise InvalidRequest(f"`items` must be a list of objects, got {kind_of(value)}")
     _counted(len(value or ()), max_items)
     return value or []
 
 
 def _counted(n_items: int, max_items: int) -> None:
     if n_items == 0:
-        raise _refused("the call holds no items; send at least one")
+        raise InvalidRequest("the call holds no items; send at least one")
     if n_items > max_items:
         raise RequestTooLarge(
             f"the call holds {n_items:,} items; this service takes {max_items:,} at once. Send them in several calls"
@@ -182,17 +248,13 @@ def _json(data: bytes, *, what: str) -> Any:
     try:
         return from_json(data, allow_inf_nan=False)
     except ValueError as error:
-        raise _refused(f"{what} is not JSON: {error}") from error
+        raise InvalidRequest(f"{what} is not JSON: {error}") from error
 
 
 def _text(part: Part, *, what: str) -> str:
     try:
         return part.data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _refused(
+        raise InvalidRequest(
             f"{what} is not UTF-8: byte 0x{part.data[error.start]:02x} at {error.start}"
         ) from error
-
-
-def _refused(message: str) -> Refusal:
-    return Refusal(InvalidRequest(message), example=EXAMPLE_CALL)

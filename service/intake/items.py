@@ -15,7 +15,7 @@ Read: TypeAlias = "Item | ItemError"
 """An item, still without its id, or what is wrong with it."""
 
 MAX_ID_CHARS: Final = 1024
-_JSON_KEYS: Final = ("id", "image", "text", "metadata")
+JSON_KEYS: Final = ("id", "image", "text", "metadata")
 _FORM_KEYS: Final = ("id", "file", "text", "metadata")
 _MAX_INT: Final = 2**63
 
@@ -23,7 +23,7 @@ _MAX_INT: Final = 2**63
 def json_item(row: Any) -> Read:
     """Read ``{"id", "image", "text", "metadata"}``; the image is base64."""
     try:
-        _check_keys(row, _JSON_KEYS)
+        _check_keys(row, JSON_KEYS)
         return Item(id="", image=_image(row.get("image")), text=_optional_text(row), metadata=_metadata(row))
     except ItemError as error:
         return error
