@@ -53,14 +53,23 @@ was wrong, what came, what is allowed, and what to do next.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 
 class ManyeyesError(Exception):
-    """Base of every error raised on purpose."""
+    """Base of every error raised on purpose.
+
+    What a service refused says so: status and problem are of its answer (RFC 9457), request_id is how its log calls the
+    request, attempts is how often the SDK sent it. Elsewhere they are None, empty and 0.
+    """
 
     code: ClassVar[str] = "error"
+    status: int | None = None
+    request_id: str | None = None
+    attempts: int = 0
+    problem: Mapping[str, Any] = MappingProxyType({})
 
 
 class InvalidRecipe(ManyeyesError, ValueError):

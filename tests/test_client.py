@@ -16,9 +16,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from manyeyes import AsyncClient, Client, Item, Label, client
-from manyeyes.client import LabelResult
-from manyeyes.client_items import fill_form, image_bytes, recipe_text
+from manyeyes import AsyncClient, Client, Item, Label
+from manyeyes.client import LabelResult, sync
+from manyeyes.client.items import fill_form, image_bytes, recipe_text
 from manyeyes.errors import (
     ImageTooLarge,
     InvalidItem,
@@ -80,8 +80,8 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def note(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr(client.time, "sleep", waited.append)
-    monkeypatch.setattr(client.asyncio, "sleep", note)
+    monkeypatch.setattr(sync.time, "sleep", waited.append)
+    monkeypatch.setattr(sync.asyncio, "sleep", note)
     return waited
 
 

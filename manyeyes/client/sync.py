@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import httpx
 
-from manyeyes.client_answers import (
+from manyeyes.client.answers import (
     BUSY,
     MAX_WAIT_S,
     LabelResult,
@@ -29,7 +29,7 @@ from manyeyes.client_answers import (
     read_result,
     retry_after_s,
 )
-from manyeyes.client_items import MAX_IMAGE_BYTES, Form, Labelable, RecipeLike, fill_form, recipe_text
+from manyeyes.client.items import MAX_IMAGE_BYTES, Form, Labelable, RecipeLike, fill_form, recipe_text
 from manyeyes.errors import ServiceUnavailable
 
 __all__ = ["AsyncClient", "Client", "LabelResult"]

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, overload
 
 import httpx
 
-from manyeyes.client_items import Form
+from manyeyes.client.items import Form
 from manyeyes.errors import ManyeyesError, ServiceFailed, ServiceUnavailable, by_code
 from manyeyes.types import Label, Versions
 

@@ -1,0 +1,1 @@
+"""A service that is none, for the tests of who uses the SDK."""
