@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from manyeyes.errors import InvalidRequest, ManyeyesError, ServiceFailed, ServiceUnavailable, by_code
 
@@ -74,17 +75,34 @@ RETRY_AFTER_S: Final = 1
 class Refusal(Exception):
     """One of our errors on its way to a caller, with what only HTTP has a place for.
 
-    retry_after_s: when to come back. example: a valid call to show.
+    retry_after_s: when to come back. example: a valid call to show. headers: beside those of every problem.
     """
 
     # Not a subclass of the error: by_code() maps each code to one class, and that class is the one in errors.py.
     def __init__(
-        self, error: ManyeyesError, *, retry_after_s: int | None = None, example: Any = None
+        self,
+        error: ManyeyesError,
+        *,
+        retry_after_s: int | None = None,
+        example: Any = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(str(error))
         self.error = error
         self.retry_after_s = retry_after_s
         self.example = example
+        self.headers = dict(headers or {})
+
+
+class ProblemResponse(Response):
+    """A problem document. Whoever stands outside of it, such as the log, finds its code in the request's state."""
+
+    code: str
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        scope.setdefault("state", {})["problem"] = self.code
+        await super().__call__(scope, receive, send)
 
 
 def problem(
@@ -107,23 +125,25 @@ def problem(
         **({"request_id": request_id} if request_id else {}),
         **(extra or {}),
     }
-    return Response(
+    response = ProblemResponse(
         # A message may quote what came in, lone surrogates included: ASCII escapes carry them, UTF-8 could not.
         json.dumps(document, ensure_ascii=True),
         status_code=status,
         media_type=MEDIA_TYPE,
         headers=dict(headers or {}),
     )
+    response.code = code
+    return response
 
 
 def problem_of(error: ManyeyesError | Refusal, *, request_id: str | None = None) -> Response:
     """Return the problem document of one of our own errors."""
     refusal = error if isinstance(error, Refusal) else Refusal(error)
     code = refusal.error.code
-    headers: dict[str, str] = {}
+    headers = dict(refusal.headers)
     if code == "access_denied":
         headers["WWW-Authenticate"] = 'Bearer realm="manyeyes"'
-    if isinstance(refusal.error, ServiceUnavailable):
+    if isinstance(refusal.error, ServiceUnavailable) or refusal.retry_after_s:
         headers["Retry-After"] = str(refusal.retry_after_s or RETRY_AFTER_S)
     extra = {"example": refusal.example} if refusal.example is not None else None
     return problem(STATUS[code], code, str(error), request_id=request_id, headers=headers, extra=extra)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import time
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from manyeyes.errors import ServiceFailed
 from manyeyes.service.errors import STATUS, problem
+from manyeyes.service.operations.logs import STATE
 
 log: Final = logging.getLogger("manyeyes.service")
 
@@ -32,7 +32,7 @@ def request_id_in(scope: Scope) -> str | None:
 
 
 class RequestLog:
-    """Outermost: names each request, writes one JSON log line for it, and turns a bug into a problem document.
+    """Names each request, writes one log line for it, and turns a bug into a problem document.
 
     A route adds facts to the line through ``scope["state"]["facts"]``; what callers send never goes into it.
     """
@@ -48,7 +48,9 @@ class RequestLog:
         brought = headers.get("x-request-id", "")
         request_id = brought if _ID.fullmatch(brought) else uuid.uuid4().hex
         facts: dict[str, Any] = {}
-        scope.setdefault("state", {}).update(request_id=request_id, facts=facts)
+        state = scope.setdefault("state", {})
+        state.update(request_id=request_id, facts=facts, sent_secrets=secrets_in(headers))
+        about = STATE.set(state)
         started = time.perf_counter()
         status: int | None = None
         unread = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
@@ -93,9 +95,19 @@ class RequestLog:
                 "path": scope["path"][:200],
                 "status": status,
                 "ms": round((time.perf_counter() - started) * 1000, 1),
+                **({"code": state["problem"]} if "problem" in state else {}),
                 **facts,
             }
-            log.info("%s", json.dumps(line))
+            log.info("%s %s: %s", line["method"], line["path"], status or "no answer", extra={"facts": line})
+            STATE.reset(about)
+
+
+def secrets_in(headers: Headers) -> tuple[str, ...]:
+    """Return what a request brings to say who it is, so that no line about the request shows it."""
+    brought = [
+        headers.get(name, "") for name in ("authorization", "x-api-key", "cookie", "proxy-authorization")
+    ]
+    return tuple(secret for value in brought if value for secret in (value, value.rpartition(" ")[2]))
 
 
 def _bug(request_id: str) -> Response:

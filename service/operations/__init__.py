@@ -1,1 +1,1 @@
-"""What the operator watches: readiness, metrics, logs, traces."""
+"""How the service is watched: metrics, probes, logs and traces."""
