@@ -43,6 +43,18 @@ def refusals(
         for field, model in lf.named_models.items()
         if not {model, f"{lf.kind}:{model}"} & set(allowed_models)
     ]
+    refused += primitive_refusals(primitives, allowed_models)
+    refused += [
+        f"label_model.{field}: {value} is more than the {MAX_HYPERPARAMETER:,} that are allowed from outside"
+        for field, value in label_model.hyperparameters.items()
+        if any(abs(number) > MAX_HYPERPARAMETER for number in _numbers(value))
+    ]
+    return refused
+
+
+def primitive_refusals(primitives: Mapping[str, PrimitiveSpec], allowed_models: Collection[str]) -> list[str]:
+    """Return what is refused of the primitives alone."""
+    refused: list[str] = []
     for name, spec in primitives.items():
         told = spec.model_dump(exclude_defaults=True, exclude={"kind", "model", "sha256"})
         listed = bool({spec.model, f"{spec.kind}:{spec.model}"} & set(allowed_models))
@@ -68,11 +80,6 @@ def refusals(
             for field, value in told.items()
             if isinstance(value, (str, os.PathLike)) and _is_path(os.fspath(value))
         ]
-    refused += [
-        f"label_model.{field}: {value} is more than the {MAX_HYPERPARAMETER:,} that are allowed from outside"
-        for field, value in label_model.hyperparameters.items()
-        if any(abs(number) > MAX_HYPERPARAMETER for number in _numbers(value))
-    ]
     return refused
 
 
