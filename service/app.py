@@ -20,8 +20,9 @@ from manyeyes.service.access.callers import Needs, OpenToAll
 from manyeyes.service.context import Service
 from manyeyes.service.errors import handle_errors
 from manyeyes.service.middleware.bodies import BodyLimit
-from manyeyes.service.middleware.keys import OPEN_PATHS, KeyCheck
+from manyeyes.service.middleware.keys import KeyCheck
 from manyeyes.service.middleware.log import RequestLog
+from manyeyes.service.middleware.proxies import Forwarded
 from manyeyes.service.pipeline.engine import Engine
 from manyeyes.service.recipes import RecipeStore
 from manyeyes.service.routes import health, labels, recipes
@@ -54,13 +55,14 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     app.state.service = service
     for group in GROUPS:
         app.include_router(group.make_router(service))
-    _check_all_declare(app)
+    open_paths = _open_paths(app)
     handle_errors(app)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, settings=settings)
-    app.add_middleware(KeyCheck, settings=settings)
+    app.add_middleware(KeyCheck, settings=settings, open_paths=open_paths)
     app.add_middleware(RequestLog)
-    app.openapi = lambda: _openapi(app, keys=bool(settings.api_keys))  # type: ignore[method-assign]
+    app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
+    app.openapi = lambda: _openapi(app, open_paths if settings.api_keys else None)  # type: ignore[method-assign]
     return app
 
 
@@ -119,23 +121,34 @@ def make_server(app: FastAPI) -> uvicorn.Server:
             log_config=None,
             access_log=False,  # RequestLog writes one line a request, with more in it.
             server_header=False,
+            proxy_headers=False,  # Forwarded believes those whom the operator names.
             timeout_graceful_shutdown=30,
         )
     )
 
 
-def _check_all_declare(app: FastAPI) -> None:
-    """Refuse a route that does not say whom it is for: forgetting must not open anything."""
+def _open_paths(app: FastAPI) -> frozenset[str]:
+    """Return the paths that need no key.
+
+    Refuses a route that does not say whom it is for: forgetting must not open anything.
+    """
+    found = set()
     for route in app.routes:
-        if isinstance(route, APIRoute) and not any(
-            isinstance(declared.dependency, (Needs, OpenToAll)) for declared in route.dependencies
-        ):
+        if not isinstance(route, APIRoute):
+            continue
+        declared = [one.dependency for one in route.dependencies]
+        if any(isinstance(one, OpenToAll) for one in declared):
+            assert not route.param_convertors, f"{route.path} is open to all, so its path is one path"
+            found.add(route.path)
+        elif not any(isinstance(one, Needs) for one in declared):
             raise AssertionError(
                 f"{route.path} does not say which scope it needs; see service/access/callers.py"
             )
+    return frozenset(found)
 
 
-def _openapi(app: FastAPI, *, keys: bool) -> dict[str, Any]:
+def _openapi(app: FastAPI, open_paths: frozenset[str] | None) -> dict[str, Any]:
+    """Return the description of an app. open_paths: what needs no key; None where nothing does."""
     if app.openapi_schema is None:
         told = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         _, shapes = models_json_schema(
@@ -147,10 +160,10 @@ def _openapi(app: FastAPI, *, keys: bool) -> dict[str, Any]:
         )
         components = told.setdefault("components", {})
         components["schemas"] = shapes["$defs"]
-        if keys:
+        if open_paths is not None:
             components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             told["security"] = [{"key": []}]
-            for path in OPEN_PATHS & told["paths"].keys():
+            for path in open_paths & told["paths"].keys():
                 for operation in told["paths"][path].values():
                     operation["security"] = []
         app.openapi_schema = told

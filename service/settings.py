@@ -5,11 +5,8 @@ Nothing here comes from a request. Keys are kept as digests only, so that no log
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
@@ -17,12 +14,12 @@ from typing import Annotated, Any, Final, Self
 from pydantic import BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
 from manyeyes.errors import InvalidSettings
+from manyeyes.service.access.settings import AccessSettings
+from manyeyes.service.operations.settings import OperationsSettings
 from manyeyes.service.store.settings import StoreSettings
 from manyeyes.settings import Limits
 
 ENV_PREFIX: Final = "MANYEYES_"
-_MIN_KEY_CHARS: Final = 16
-_DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 def _split(value: Any) -> Any:
@@ -32,25 +29,7 @@ def _split(value: Any) -> Any:
     )
 
 
-def _digests(value: Any) -> Any:
-    keys = _split(value)
-    return tuple(_digest(key) for key in keys) if isinstance(keys, (tuple, list)) else keys
-
-
-def _digest(key: Any) -> str:
-    if not isinstance(key, str):
-        raise ValueError(f"a key is a string, got {type(key).__name__}")
-    if _DIGEST.fullmatch(key):
-        return key
-    if not key.isascii() or not key.isprintable():
-        raise ValueError("a key travels in an HTTP header, so it is made of printable ASCII characters")
-    if len(key) < _MIN_KEY_CHARS:
-        # The key itself must not reach a terminal or a log.
-        raise ValueError(f"a key has at least {_MIN_KEY_CHARS} characters; one of those given has {len(key)}")
-    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
-
-
-class ServiceSettings(StoreSettings):
+class ServiceSettings(StoreSettings, AccessSettings, OperationsSettings):
     """How a service behaves.
 
     recipes_dir: the folder of recipe files that callers may use by name; None where there are none.
@@ -63,7 +42,6 @@ class ServiceSettings(StoreSettings):
     body_timeout_s: how long a caller may take to send a request.
     max_image_bytes, max_image_pixels, max_text_chars: what one item may cost.
     host, port: where to listen. Beyond this machine only with keys, or where allow_unauthenticated says so.
-    api_keys: keys that callers must bring; each is written plainly, or as ``sha256:`` and the hex digest of the key.
 
     >>> ServiceSettings.from_env({"MANYEYES_PORT": "9000", "MANYEYES_MAX_BODY_BYTES": "64MiB"}).max_body_bytes
     67108864
@@ -86,7 +64,6 @@ class ServiceSettings(StoreSettings):
     max_text_chars: int = Field(default=Limits().max_text, ge=1)
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    api_keys: Annotated[tuple[str, ...], BeforeValidator(_digests)] = Field(default=(), repr=False)
     allow_unauthenticated: bool = False
 
     def __init__(self, **values: Any) -> None:
@@ -133,14 +110,6 @@ class ServiceSettings(StoreSettings):
         return Limits(
             max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels, max_text=self.max_text_chars
         )
-
-    def admits(self, key: str | None) -> bool:
-        """Return whether a caller with this key may come in; every digest is compared, each in constant time."""
-        if not self.api_keys:
-            return True
-        brought = "sha256:" + hashlib.sha256((key or "").encode("utf-8", "surrogatepass")).hexdigest()
-        matches = [hmac.compare_digest(brought, known) for known in self.api_keys]
-        return key is not None and any(matches)
 
 
 def is_loopback(host: str) -> bool:

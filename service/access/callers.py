@@ -8,23 +8,25 @@ Every route declares one of :func:`needs` and :func:`open_to_all`; a route that 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 from fastapi import Depends, Request
 
 from manyeyes.errors import AccessDenied, NotPermitted
-
-Scope: TypeAlias = Literal["label", "read", "admin"]
-SCOPES: Final[tuple[Scope, ...]] = ("label", "read", "admin")
-"""label: items are labeled, embedded, searched. read: recipes, labels, metrics. admin: changes; opens all."""
+from manyeyes.service.access.scopes import SCOPES, Scope
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls. key_id: names the key in logs and in the audit, and is no secret. scopes: what the key opens."""
+    """Who calls.
+
+    key_id: names the key in logs and in the audit, and is no secret. scopes: what the key opens.
+    rate_per_minute: how many calls it may make, 0 for as many as it likes; None where the settings say.
+    """
 
     key_id: str
     scopes: frozenset[Scope]
+    rate_per_minute: int | None = None
 
     def may(self, scope: Scope) -> bool:
         """Return whether a scope is open to this caller."""
