@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import socket
-import sys
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
 
+import anyio.to_thread
 import uvicorn
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
@@ -22,16 +23,24 @@ from manyeyes.service.errors import handle_errors
 from manyeyes.service.middleware.bodies import BodyLimit
 from manyeyes.service.middleware.keys import KeyCheck
 from manyeyes.service.middleware.log import RequestLog
+from manyeyes.service.middleware.observe import Observe
 from manyeyes.service.middleware.proxies import Forwarded
+from manyeyes.service.operations import logs
+from manyeyes.service.operations.metrics import Metrics
+from manyeyes.service.operations.readiness import Check, Readiness
+from manyeyes.service.operations.tracing import make_tracing
 from manyeyes.service.pipeline.engine import Engine
 from manyeyes.service.recipes import RecipeStore
-from manyeyes.service.routes import health, labels, recipes
+from manyeyes.service.routes import health, labels, operations, recipes
 from manyeyes.service.schemas.base import Problem
 from manyeyes.service.settings import ServiceSettings, is_loopback
 
+if TYPE_CHECKING:
+    from manyeyes.service.operations.otel import Tracing
+
 log: Final = logging.getLogger("manyeyes.service")
 
-GROUPS: Final = (health, labels, recipes)
+GROUPS: Final = (health, labels, operations, recipes)
 """The groups of routes. Each module has ``make_router(service)`` and SHAPES, what its calls and answers look like."""
 
 
@@ -44,26 +53,46 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     Raises InvalidSettings if the environment cannot be used.
     """
     settings = settings or ServiceSettings.from_env()
-    service = Service(settings=settings, recipes=RecipeStore(settings.recipes_dir), engine=Engine(settings))
+    metrics, tracing = Metrics(), make_tracing(settings)
+    checks: dict[str, Check] = {}
+    service = Service(
+        settings=settings,
+        recipes=RecipeStore(settings.recipes_dir),
+        engine=Engine(settings),
+        metrics=metrics,
+        readiness=Readiness(checks, metrics=metrics),
+    )
     app = FastAPI(
         title="manyeyes",
         version=__version__,
         summary="Labels images and texts with programs instead of clicks.",
         docs_url=None,
         redoc_url=None,
+        lifespan=lambda _: _lifespan(tracing),
     )
     app.state.service = service
-    for group in GROUPS:
-        app.include_router(group.make_router(service))
-    open_paths = _open_paths(app)
+    routers = [group.make_router(service) for group in GROUPS]
+    for router in routers:
+        app.include_router(router)
+    open_paths = _open_paths(routers)
     handle_errors(app)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(KeyCheck, settings=settings, open_paths=open_paths)
     app.add_middleware(RequestLog)
     app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
+    app.add_middleware(Observe, metrics=metrics, tracing=tracing)
     app.openapi = lambda: _openapi(app, open_paths if settings.api_keys else None)  # type: ignore[method-assign]
     return app
+
+
+@asynccontextmanager
+async def _lifespan(tracing: Tracing | None) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        if tracing is not None:
+            await anyio.to_thread.run_sync(tracing.close)
 
 
 def serve(settings: ServiceSettings, *, warm: Sequence[str] = ()) -> None:
@@ -73,10 +102,8 @@ def serve(settings: ServiceSettings, *, warm: Sequence[str] = ()) -> None:
     Raises InvalidSettings if the address cannot be listened on, RecipeNotFound if a recipe to warm is not stored.
     """
     listener = listen(settings)
+    logs.configure(settings)
     app = create_app(settings)
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
     _, broken = app.state.service.recipes.survey()
     for name, error in broken.items():
         log.warning("recipe %s cannot be used: %s", name, error)
@@ -127,15 +154,17 @@ def make_server(app: FastAPI) -> uvicorn.Server:
     )
 
 
-def _open_paths(app: FastAPI) -> frozenset[str]:
+def _open_paths(routers: Sequence[APIRouter]) -> frozenset[str]:
     """Return the paths that need no key.
 
     Refuses a route that does not say whom it is for: forgetting must not open anything.
     """
     found = set()
-    for route in app.routes:
-        if not isinstance(route, APIRoute):
-            continue
+    # Of the app's own list FastAPI makes one entry a router, behind which the routes cannot be seen.
+    for route in (one for router in routers for one in router.routes):
+        assert isinstance(route, APIRoute), (
+            f"{route} is no route of FastAPI, and says nothing of who may call it"
+        )
         declared = [one.dependency for one in route.dependencies]
         if any(isinstance(one, OpenToAll) for one in declared):
             assert not route.param_convertors, f"{route.path} is open to all, so its path is one path"
