@@ -31,7 +31,17 @@ from manyeyes.service.operations.readiness import Check, Readiness
 from manyeyes.service.operations.tracing import make_tracing
 from manyeyes.service.pipeline.engine import Engine
 from manyeyes.service.recipes import RecipeStore
-from manyeyes.service.routes import health, labels, operations, recipes
+from manyeyes.service.routes import (
+    features,
+    health,
+    labels,
+    models,
+    openai,
+    operations,
+    recipes,
+    search,
+    votes,
+)
 from manyeyes.service.schemas.base import Problem
 from manyeyes.service.settings import ServiceSettings, is_loopback
 
@@ -40,7 +50,7 @@ if TYPE_CHECKING:
 
 log: Final = logging.getLogger("manyeyes.service")
 
-GROUPS: Final = (health, labels, operations, recipes)
+GROUPS: Final = (health, labels, votes, features, search, models, openai, operations, recipes)
 """The groups of routes. Each module has ``make_router(service)`` and SHAPES, what its calls and answers look like."""
 
 
@@ -81,7 +91,8 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     app.add_middleware(KeyCheck, settings=settings, open_paths=open_paths)
     app.add_middleware(RequestLog)
     app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
-    app.add_middleware(Observe, metrics=metrics, tracing=tracing)
+    routes = [route for router in routers for route in router.routes]
+    app.add_middleware(Observe, metrics=metrics, tracing=tracing, routes=routes)
     app.openapi = lambda: _openapi(app, open_paths if settings.api_keys else None)  # type: ignore[method-assign]
     return app
 

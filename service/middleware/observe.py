@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from manyeyes.service.operations.metrics import Metrics
@@ -18,12 +19,22 @@ NO_ROUTE: Final = "(none)"
 
 
 class Observe:
-    """Tells the metrics, and the tracing where there is one, of every request."""
+    """Tells the metrics, and the tracing where there is one, of every request.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None = None) -> None:
+    routes: those whose templates are told; what is under none of them is told as "(none)".
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        tracing: Tracing | None = None,
+        routes: Sequence[BaseRoute] = (),
+    ) -> None:
         self.app = app
         self.metrics = metrics
         self.tracing = tracing
+        self.routes = tuple(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,23 +65,16 @@ class Observe:
             await self.app(scope, receive, send_watched)
         finally:
             self.metrics.http_open.dec()
-            state, route = scope["state"], route_of(scope)
+            state, route = scope["state"], self._route_of(scope)
             self.metrics.answered(route, scope["method"], status, time.perf_counter() - started)
             if "problem" in state:
                 self.metrics.problem(state["problem"])
             if span is not None:
                 span.answered(route, status, state.get("facts", {}))
 
-
-def route_of(scope: Scope) -> str:
-    """Return the template of the route that a request is for, such as /v1/recipes/{name}, or "(none)".
-
-    Also of a request that was refused before it came to any route: nobody makes up values of a label.
-    """
-    found = scope.get("route")
-    if found is None and (app := scope.get("app")) is not None:
-        for route in app.routes:
+    def _route_of(self, scope: Scope) -> str:
+        # Not scope["route"]: a request that was refused before it came to any route is to count under its own, too.
+        for route in self.routes:
             if route.matches(scope)[0] is not Match.NONE:
-                found = route
-                break
-    return getattr(found, "path", NO_ROUTE)
+                return str(getattr(route, "path_format", NO_ROUTE))
+        return NO_ROUTE

@@ -7,7 +7,7 @@ number of series everything else is counted as "other".
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from threading import Lock
 from typing import Final
 
@@ -20,6 +20,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
 
 from manyeyes import __version__
 from manyeyes.service.operations.observer import Loss
@@ -205,4 +206,17 @@ class Metrics:
     def page(self, accept: str = "") -> tuple[bytes, str]:
         """Return the page of metrics and its media type: Prometheus' text, or OpenMetrics where that is asked for."""
         encode, media_type = choose_encoder(accept)
-        return encode(self.registry), media_type
+        return encode(_WithoutCreated(self.registry)), media_type
+
+
+class _WithoutCreated(CollectorRegistry):
+    """A registry without the times at which each series was made: they would double what is scraped."""
+
+    def __init__(self, inner: CollectorRegistry) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._inner.collect():
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family
