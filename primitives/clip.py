@@ -86,6 +86,11 @@ class _Clip:
 
         return shared_workers(("clip", self.spec.model_dump_json()), load)
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return self._workers.is_loaded
+
     def setup(self) -> None:
         """Load the model, once a process and spec. Raises ModelNotFound, WeightsMismatch or MissingDependency."""
         self._workers.ask(lambda clip: clip.dim)
@@ -118,9 +123,12 @@ class ClipImages(_Clip):
             folder = Path() if runtime == REFERENCE else folder_of(tower)
             return RUNTIMES[runtime].build(clips.ask(tower_of), folder)
 
-        n_threads = _COPYING if RUNTIMES[runtime].gpu else None
+        gpu = RUNTIMES[runtime].gpu
         return shared_workers(
-            ("clip images", runtime, self.spec.model_dump_json()), load, n_threads=n_threads
+            ("clip images", runtime, self.spec.model_dump_json()),
+            load,
+            n_threads=_COPYING if gpu else None,
+            on_cores=not gpu,
         )
 
     def setup(self) -> None:

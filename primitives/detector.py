@@ -83,6 +83,11 @@ class Detector:
         key = ("detector", spec.model_dump_json())
         return shared_workers(key, lambda: load_detector(spec), per_thread=True, n_threads=n_threads)
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return self._workers.is_loaded
+
     def setup(self) -> None:
         """Load the model, once a process and spec. Raises ModelNotFound, WeightsMismatch or MissingDependency."""
         self._side()

@@ -242,6 +242,15 @@ class VectorIndex:
         return np.take_along_axis(rows, order, axis=1), np.take_along_axis(cosines, order, axis=1)
 
 
+def describe(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what an index says of itself, without reading its vectors; None where there is no index.
+
+    ``primitive``: the version of what made the vectors; ``dim``; ``items``; ``turn``: how often it was written.
+    Raises IndexUnusable if it is damaged.
+    """
+    return _head(Path(folder))
+
+
 def _made(kept: npt.NDArray[np.float16]) -> Any:
     """Return a faiss index of some vectors, which may lie on disk: float16, shape (n, dim)."""
     import faiss

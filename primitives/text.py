@@ -78,6 +78,11 @@ class TextEmbeddings:
 
         return shared_workers(("text", self.spec.model, self.spec.sha256), load)
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return self._workers.is_loaded
+
     def setup(self) -> None:
         """Load the encoder, once a process and spec. Raises ModelNotFound, WeightsMismatch or MissingDependency."""
         self._workers.ask(lambda encoder: encoder.dim)

@@ -12,7 +12,10 @@ import os
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any, Generic, TypeVar
+
+from manyeyes.primitives.cores import CORES
 
 M = TypeVar("M")
 T = TypeVar("T")
@@ -25,13 +28,20 @@ class ModelWorkers(Generic[M]):
     """A model, loaded when it is first needed, and its threads.
 
     load: returns the model. per_thread: each thread loads one for itself, because the model cannot be shared; a model
-    that can be must not change when it is run. n_threads: at most so many; by default one a core.
+    that can be must not change when it is run. n_threads: at most so many; by default one a core. on_cores: whether the
+    work keeps a core busy; else another processor does it.
     """
 
     def __init__(
-        self, load: Callable[[], M], *, per_thread: bool = False, n_threads: int = _MOST_THREADS
+        self,
+        load: Callable[[], M],
+        *,
+        per_thread: bool = False,
+        n_threads: int = _MOST_THREADS,
+        on_cores: bool = True,
     ) -> None:
         self._load = load
+        self._budget = CORES if on_cores else nullcontext()
         self._per_thread = per_thread
         self._lock = threading.Lock()
         self._own = threading.local()
@@ -43,7 +53,13 @@ class ModelWorkers(Generic[M]):
 
     def run(self, work: Callable[[M, T], R], packs: Sequence[T]) -> list[R]:
         """Return ``work(model, pack)`` for each pack, in order; the first error that one raises is raised here."""
-        return list(self._pool.map(lambda pack: work(self._get(), pack), packs))
+
+        def one(pack: T) -> R:
+            model = self._get()
+            with self._budget:
+                return work(model, pack)
+
+        return list(self._pool.map(one, packs))
 
     def ask(self, question: Callable[[M], R]) -> R:
         """Return what a question about the model is answered with; at once, unless only its own thread may touch it."""
@@ -57,6 +73,11 @@ class ModelWorkers(Generic[M]):
             self._answers[name] = self.ask(question)
         answer: R = self._answers[name]
         return answer
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return self._model is not None or bool(self._copies)
 
     def _get(self) -> M:
         if self._per_thread:
@@ -85,7 +106,12 @@ _shared_lock = threading.Lock()
 
 
 def shared_workers(
-    key: Hashable, load: Callable[[], M], *, per_thread: bool = False, n_threads: int | None = None
+    key: Hashable,
+    load: Callable[[], M],
+    *,
+    per_thread: bool = False,
+    n_threads: int | None = None,
+    on_cores: bool = True,
 ) -> ModelWorkers[M]:
     """Return this process's workers for a model; `load` is used by the first who asks.
 
@@ -93,7 +119,9 @@ def shared_workers(
     """
     with _shared_lock:
         if key not in _shared:
-            _shared[key] = ModelWorkers(load, per_thread=per_thread, n_threads=n_threads or _MOST_THREADS)
+            _shared[key] = ModelWorkers(
+                load, per_thread=per_thread, n_threads=n_threads or _MOST_THREADS, on_cores=on_cores
+            )
         return _shared[key]
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
+from manyeyes.errors import ItemError
 from manyeyes.service.errors import MEDIA_TYPE
 
 TOLD: Final = {
@@ -29,6 +30,8 @@ TOLD: Final = {
 }
 ALWAYS: Final = (401, 403, 429, 500, 503)
 """What any route may answer."""
+WITH_ITEMS: Final = (404, 408, 413, 415, 422, 501, 504)
+"""What a route that takes items may answer besides."""
 
 
 def ref(name: str) -> dict[str, str]:
@@ -57,6 +60,24 @@ def answers(
             for status in sorted({*problems, *ALWAYS})
         },
     }
+
+
+def body_of(shape: str, form: str, example: Any) -> dict[str, Any]:
+    """Return what OpenAPI says of a call with items: a shape as JSON, with an example, and another as a form."""
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": ref(shape), "example": example},
+                "multipart/form-data": {"schema": ref(form)},
+            },
+        }
+    }
+
+
+def item_error(error: ItemError) -> dict[str, str]:
+    """Return what is wrong with one item, as every answer with items shows it."""
+    return {"code": error.code, "message": str(error)}
 
 
 def as_json(content: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:

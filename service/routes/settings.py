@@ -11,7 +11,9 @@ from pydantic import AfterValidator, BaseModel, Field
 def _origin(url: str) -> str:
     scheme, _, rest = url.partition("://")
     if scheme not in ("http", "https") or not rest.split("/")[0] or "@" in rest.split("/")[0]:
-        raise ValueError("write the address as http://host:port or https://host, without a name or password in it")
+        raise ValueError(
+            "write the address as http://host:port or https://host, without a name or password in it"
+        )
     return url.rstrip("/")
 
 
