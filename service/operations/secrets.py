@@ -25,7 +25,8 @@ _BEARER: Final = re.compile(
 _HEADER: Final = re.compile(
     r"(?P<name>(?:proxy-)?authorization|x-api-key|api[-_]?key|(?:set-)?cookie|password|passwd|secret(?:_access)?(?:_key)?"
     r"|access[-_]?token|x-amz-(?:signature|credential|security-token)|sig(?:nature)?)"
-    r"(?P<sign>b?['\"]?\s*[=:]\s*b?['\"]?|['\"]\s*,\s*b?['\"])(?!\[hidden\])(?:(?:Bearer|Basic|Token)\s+)?[^\s'\",;&)}\]]{3,}",
+    r"(?P<sign>['\"]?\s*[=:]\s*(?:b?['\"])?|['\"]\s*,\s*b?['\"])"
+    r"(?!\[hidden\])(?:(?:Bearer|Basic|Token|Digest)\s+)?[^\s'\",;&)}\]]{3,}",
     re.IGNORECASE,
 )
 _OURS: Final = re.compile(r"\bme_[A-Za-z0-9]+_[A-Za-z0-9_\-]{8,}")
