@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any, Final
 
+from sqlalchemy import Connection, Row, Select, delete, select
+
+from manyeyes.errors import InvalidRequest, LabelNotFound, NotFound
 from manyeyes.fitting import Collected
+from manyeyes.service.store import tables
 from manyeyes.service.store.database import Database
+from manyeyes.service.store.ids import new_id
+from manyeyes.service.store.packing import pack_labels, pack_votes, unpack_labels, unpack_votes
 from manyeyes.service.store.records import Batch, Page, StoredLabel
+from manyeyes.service.store.rows import audited, page, storable
 from manyeyes.types import Label, Versions
+
+_T = tables.batches
+_TOLD: Final = tuple(column for column in _T.c if column.name not in ("labels", "votes"))
+_ID: Final = re.compile(r"[0-9a-f]{32}")
+_LABEL_ID: Final = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]{0,8})")
+_CHUNK: Final = 500
 
 
 class Batches:
@@ -35,19 +50,52 @@ class Batches:
         Calls that wait at the same time are committed together. Raises StoreUnavailable; then it may or may not be
         kept.
         """
-        raise NotImplementedError
+        if id is not None and not _ID.fullmatch(id):
+            raise InvalidRequest(f"the id of a batch is one that new_id() made, got {id!r:.80}")
+        batch = Batch(
+            id=id or new_id(),
+            created_at=self._database.now(),
+            key_id=storable("the id of a key", key_id),
+            request_id=None if request_id is None else storable("the request id", request_id),
+            recipe_name=storable("the name of a recipe", recipe_name),
+            recipe_version=versions.recipe,
+            primitives=dict(versions.primitives),
+            label_model=versions.label_model,
+            n_items=len(labels),
+            n_errors=sum(label.status == "error" for label in labels),
+            has_votes=collected is not None,
+        )
+        row = {column.name: getattr(batch, column.name) for column in _TOLD}
+        row["labels"] = pack_labels(labels)
+        row["votes"] = None if collected is None else pack_votes(collected)
+        self._database.insert(_T, row)
+        return batch
 
     def get(self, id: str) -> Batch:
         """Return a batch. Raises NotFound."""
-        raise NotImplementedError
+        return self._database.read(lambda connection: _get(connection, id))
 
-    def labels(self, id: str) -> list[Label]:
+    def labels(self, id: str) -> Sequence[Label]:
         """Return the labels of a batch, in the order of the call. Raises NotFound."""
-        raise NotImplementedError
+        return unpack_labels(self._database.read(lambda connection: _get_labels(connection, id))[1])
 
     def label(self, label_id: str) -> StoredLabel:
         """Return one label by ``<batch id>-<position>``. Raises LabelNotFound."""
-        raise NotImplementedError
+        named = _LABEL_ID.fullmatch(label_id)
+        absent = LabelNotFound(
+            f"no label {label_id!r:.80} is stored; ids of labels come with the answer of /v1/label, and labels are kept"
+            " for as long as the operator says"
+        )
+        if named is None:
+            raise absent
+        try:
+            batch, packed = self._database.read(lambda connection: _get_labels(connection, named[1]))
+        except NotFound:
+            raise absent from None
+        position = int(named[2])
+        if position >= batch.n_items:
+            raise absent
+        return StoredLabel(id=label_id, position=position, label=unpack_labels(packed)[position], batch=batch)
 
     def list(
         self,
@@ -59,7 +107,17 @@ class Batches:
         key_id: str | None = None,
     ) -> Page[Batch]:
         """Return batches, the newest first. Raises InvalidRequest for a wrong cursor."""
-        raise NotImplementedError
+        query = select(*_TOLD)
+        for column, wanted in (
+            (_T.c.recipe_name, recipe_name),
+            (_T.c.recipe_version, recipe_version),
+            (_T.c.key_id, key_id),
+        ):
+            if wanted is not None:
+                query = query.where(column == storable(column.name, wanted))
+        return self._database.read(
+            lambda connection: page(connection, query, _T.c.id, limit, cursor, _record)
+        )
 
     def votes(self, ids: Sequence[str]) -> Collected:
         """Return the votes of several batches, one after the other, to fit a label model from.
@@ -67,12 +125,95 @@ class Batches:
         Raises NotFound if a batch is not there or holds no votes, InvalidRequest if no batch is named or they are of
         other classes, LFs or sets.
         """
-        raise NotImplementedError
+        wanted = list(dict.fromkeys(ids))
+        if not wanted:
+            raise InvalidRequest("name at least one batch to take votes from")
+        for id in wanted:
+            _checked(id)
+
+        def work(connection: Connection) -> dict[str, bytes]:
+            found: dict[str, bytes] = {}
+            for start in range(0, len(wanted), _CHUNK):
+                some = select(_T.c.id, _T.c.votes).where(_T.c.id.in_(wanted[start : start + _CHUNK]))
+                found |= {row.id: row.votes for row in connection.execute(some) if row.votes is not None}
+            return found
+
+        found = self._database.read(work)
+        for id in wanted:
+            if id not in found:
+                raise NotFound(f"there is no batch {id!r} with votes; GET /v1/batches lists all")
+        return unpack_votes([found[id] for id in wanted])
 
     def delete(self, id: str, *, author: str, request_id: str | None = None) -> None:
         """Remove a batch with its labels and votes. Raises NotFound."""
-        raise NotImplementedError
+        now = self._database.now()
 
-    def purge(self, older_than: datetime) -> int:
-        """Remove what was made before a time; return how many batches that were."""
-        raise NotImplementedError
+        def work(connection: Connection) -> None:
+            batch = _get(connection, id)
+            if not connection.execute(delete(_T).where(_T.c.id == id)).rowcount:
+                raise _absent(id)
+            audited(
+                connection,
+                now,
+                actor=author,
+                action="batch.delete",
+                subject=f"batch:{id}",
+                request_id=request_id,
+                details={"recipe": batch.recipe_name, "n_items": batch.n_items},
+            )
+
+        self._database.write(work)
+
+    def purge(self, older_than: datetime, *, author: str = "local") -> int:
+        """Remove what was made before a time; return how many batches that were.
+
+        A few at a time, so that calls to label do not wait for all of it.
+        """
+        total = 0
+        while n := self._database.write(lambda connection: _remove_some(connection, older_than)):
+            total += n
+        now = self._database.now()
+        told = {"older_than": older_than.isoformat(), "n_batches": total}
+        if total:
+            self._database.write(
+                lambda connection: audited(
+                    connection, now, actor=author, action="batch.purge", subject="batches", details=told
+                )
+            )
+            self._database.give_back_space()
+        return total
+
+
+def _remove_some(connection: Connection, older_than: datetime) -> int:
+    old = select(_T.c.id).where(_T.c.created_at < older_than).limit(_CHUNK)
+    ids = list(connection.execute(old).scalars())
+    return connection.execute(delete(_T).where(_T.c.id.in_(ids))).rowcount if ids else 0
+
+
+def _get(connection: Connection, id: str) -> Batch:
+    row = connection.execute(select(*_TOLD).where(_T.c.id == _checked(id))).one_or_none()
+    if row is None:
+        raise _absent(id)
+    return _record(row)
+
+
+def _get_labels(connection: Connection, id: str) -> tuple[Batch, bytes]:
+    query: Select[Any] = select(*_TOLD, _T.c.labels).where(_T.c.id == _checked(id))
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise _absent(id)
+    return _record(row), row.labels
+
+
+def _checked(id: str) -> str:
+    if not _ID.fullmatch(id):
+        raise _absent(id)
+    return id
+
+
+def _absent(id: str) -> NotFound:
+    return NotFound(f"there is no batch {id!r:.80}; GET /v1/batches lists all")
+
+
+def _record(row: Row[Any]) -> Batch:
+    return Batch(**{column.name: getattr(row, column.name) for column in _TOLD})

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any, Final
 
+import zstandard
+from sqlalchemy import Connection, Row, delete, select, update
+
+from manyeyes.errors import StoreUnavailable
+from manyeyes.service.store import tables
 from manyeyes.service.store.database import Database
-from manyeyes.service.store.records import Begun
+from manyeyes.service.store.ids import new_id
+from manyeyes.service.store.records import Begun, InFlight, Mismatch, New, Replay
+from manyeyes.service.store.rows import insert_unless_there, storable
+
+_T = tables.idempotency
+_TRIES: Final = 3
+_LEVEL: Final = 1
 
 
 class Idempotency:
@@ -29,21 +41,75 @@ class Idempotency:
 
         lease_s: a process that has neither finished nor extended by then is taken to be dead, and the next call begins
         anew. keep_s: how long the answer is kept.
+        Raises InvalidRequest for a key that cannot be kept.
         """
-        raise NotImplementedError
+        now = self._database.now()
+        fresh: dict[str, Any] = {
+            "key_id": key_id,
+            "key": storable("the key of idempotency", key, max_chars=255),
+            "token": new_id(),
+            "body_digest": body_digest,
+            "route": route,
+            "created_at": now,
+            "lease_until": now + timedelta(seconds=lease_s),
+            "expires_at": now + timedelta(seconds=keep_s),
+            "status": None,
+            "headers": None,
+            "body": None,
+        }
+        this = (_T.c.key_id == key_id, _T.c.key == key)
+
+        def work(connection: Connection) -> Begun:
+            for _ in range(_TRIES):
+                if insert_unless_there(connection, _T, fresh):
+                    return New(fresh["token"])
+                row = connection.execute(select(_T).where(*this).with_for_update()).one_or_none()
+                if row is None:
+                    continue  # It was removed in between.
+                told = _came_of(row, now, body_digest=body_digest, route=route)
+                if told is not None:
+                    return told
+                connection.execute(update(_T).where(*this).values(fresh))
+                return New(fresh["token"])
+            raise StoreUnavailable(
+                "the call was begun and abandoned again and again meanwhile; send it in a moment"
+            )
+
+        return self._database.write(work)
 
     def extend(self, token: str, *, lease_s: float = 60.0) -> bool:
         """Hold on to a call; return False if its lease had ended and another has taken it."""
-        raise NotImplementedError
+        until = self._database.now() + timedelta(seconds=lease_s)
+        return self._change(token, {"lease_until": until})
 
     def finish(self, token: str, *, status: int, headers: Mapping[str, str], body: bytes) -> bool:
         """Keep the answer of a call; return False if its lease had ended and another has taken it."""
-        raise NotImplementedError
+        packed = zstandard.compress(body, _LEVEL)
+        return self._change(token, {"status": status, "headers": dict(headers), "body": packed})
 
     def abandon(self, token: str) -> None:
         """Forget a call that failed, so that it may be made again."""
-        raise NotImplementedError
+        this = delete(_T).where(_T.c.token == token, _T.c.status.is_(None))
+        self._database.write(lambda connection: connection.execute(this).rowcount)
 
     def purge(self, before: datetime | None = None) -> int:
         """Remove answers that are kept no longer; before: a time instead of now. Return how many."""
-        raise NotImplementedError
+        old = delete(_T).where(_T.c.expires_at <= (before or self._database.now()))
+        return self._database.write(lambda connection: connection.execute(old).rowcount)
+
+    def _change(self, token: str, values: dict[str, Any]) -> bool:
+        change = update(_T).where(_T.c.token == token, _T.c.status.is_(None)).values(values)
+        return self._database.write(lambda connection: connection.execute(change).rowcount == 1)
+
+
+def _came_of(row: Row[Any], now: datetime, *, body_digest: str, route: str) -> Begun | None:
+    """Return what came of a call that was begun before; None where nothing did, and it is to be made anew."""
+    if row.expires_at <= now:
+        return None
+    if (row.body_digest, row.route) != (body_digest, route):
+        return Mismatch()
+    if row.status is not None:
+        return Replay(row.status, row.headers, zstandard.decompress(row.body))
+    if row.lease_until > now:
+        return InFlight((row.lease_until - now).total_seconds())
+    return None
