@@ -18,9 +18,12 @@ from pydantic.json_schema import models_json_schema
 from manyeyes import __version__
 from manyeyes.errors import InvalidSettings
 from manyeyes.service.access.callers import Needs, OpenToAll
+from manyeyes.service.access.keyring import Keyring
 from manyeyes.service.context import Service
 from manyeyes.service.errors import handle_errors
+from manyeyes.service.fetching.fetcher import Fetcher
 from manyeyes.service.middleware.bodies import BodyLimit
+from manyeyes.service.middleware.idempotency import Idempotency
 from manyeyes.service.middleware.keys import KeyCheck
 from manyeyes.service.middleware.log import RequestLog
 from manyeyes.service.middleware.observe import Observe
@@ -44,11 +47,15 @@ from manyeyes.service.routes import (
 )
 from manyeyes.service.schemas.base import Problem
 from manyeyes.service.settings import ServiceSettings, is_loopback
+from manyeyes.service.store.store import Store
 
 if TYPE_CHECKING:
     from manyeyes.service.operations.otel import Tracing
 
 log: Final = logging.getLogger("manyeyes.service")
+
+NO_STORE: Final = "none"
+"""The ``store_url`` of a service that keeps nothing: no recipes, keys or labels but those of files and settings."""
 
 GROUPS: Final = (health, labels, votes, features, search, models, openai, operations, recipes)
 """The groups of routes. Each module has ``make_router(service)`` and SHAPES, what its calls and answers look like."""
@@ -65,10 +72,13 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     settings = settings or ServiceSettings.from_env()
     metrics, tracing = Metrics(), make_tracing(settings)
     checks: dict[str, Check] = {}
+    store = open_store(settings)
     service = Service(
         settings=settings,
-        recipes=RecipeStore(settings.recipes_dir),
+        recipes=RecipeStore(settings.recipes_dir, store, allowed_models=settings.allowed_models),
         engine=Engine(settings),
+        fetcher=Fetcher(settings),
+        store=store,
         metrics=metrics,
         readiness=Readiness(checks, metrics=metrics),
     )
@@ -78,7 +88,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         summary="Labels images and texts with programs instead of clicks.",
         docs_url=None,
         redoc_url=None,
-        lifespan=lambda _: _lifespan(tracing),
+        lifespan=lambda _: _lifespan(tracing, store),
     )
     app.state.service = service
     routers = [group.make_router(service) for group in GROUPS]
@@ -87,8 +97,10 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     open_paths = _open_paths(routers)
     handle_errors(app)
     # The last one added is the outermost.
+    app.add_middleware(Idempotency, settings=settings, store=store)
     app.add_middleware(BodyLimit, settings=settings)
-    app.add_middleware(KeyCheck, settings=settings, open_paths=open_paths)
+    keys = Keyring(settings, None if store is None else store.keys)
+    app.add_middleware(KeyCheck, settings=settings, keys=keys, open_paths=open_paths)
     app.add_middleware(RequestLog)
     app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
     routes = [route for router in routers for route in router.routes]
@@ -97,11 +109,20 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     return app
 
 
+def open_store(settings: ServiceSettings) -> Store | None:
+    """Return the store of the settings, ready to be used; None where they say ``none``."""
+    if settings.store_url == NO_STORE:
+        return None
+    return Store.open(settings=settings, upgrade=settings.store_upgrade)
+
+
 @asynccontextmanager
-async def _lifespan(tracing: Tracing | None) -> AsyncIterator[None]:
+async def _lifespan(tracing: Tracing | None, store: Store | None) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        if store is not None:
+            await anyio.to_thread.run_sync(store.close)
         if tracing is not None:
             await anyio.to_thread.run_sync(tracing.close)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from manyeyes.service.fetching.fetcher import Fetcher
 from manyeyes.service.operations.metrics import Metrics
 from manyeyes.service.operations.readiness import Readiness
 from manyeyes.service.pipeline.engine import Engine
 from manyeyes.service.recipes import RecipeStore
 from manyeyes.service.settings import ServiceSettings
+from manyeyes.service.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +18,14 @@ class Service:
     """One service: what the operator decided, the recipes, and what labels.
 
     settings: of the operator. recipes: those that callers may name. engine: labels items and computes features.
+    fetcher: gets the images that items name by address. store: what is kept; None where nothing is to be.
     metrics: what is counted. readiness: what must work before calls are sent here.
     """
 
     settings: ServiceSettings
     recipes: RecipeStore
     engine: Engine
+    fetcher: Fetcher
+    store: Store | None = None
     metrics: Metrics = field(default_factory=Metrics)
     readiness: Readiness = field(default_factory=lambda: Readiness({}))

@@ -1,35 +1,55 @@
-"""The recipes that callers may use: those in the operator's folder, by name, and those that come with a call.
+"""The recipes that callers may use: the operator's folder and the store, by name, and those that come with a call.
 
-A stored recipe is a file ``<name>.yaml`` (or ``.yml``, ``.json``); a folder ``<name>.label_model`` beside it, as
-``Labeler.save_label_model`` writes one, holds its fitted label model. Files are read again when they change. What comes
-with a call is not trusted: it may name only the models that the operator allows, and nothing that runs code or reads
-files.
+In the folder, a recipe is a file ``<name>.yaml`` (or ``.yml``, ``.json``); a folder ``<name>.label_model`` beside it,
+as ``Labeler.save_label_model`` writes one, holds its fitted label model. Files are read again when they change. In the
+store, a recipe has versions, one of which is active, and each version may have an active label model. A name in the
+folder goes before the same name in the store; ``name@version`` names a version.
+What comes with a call is not trusted, nor is what came over HTTP into the store: it may name only the models that the
+operator allows, and nothing that runs code or reads files.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping
+import shutil
+import tempfile
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from manyeyes.errors import InvalidRecipe, ManyeyesError, RecipeNotFound, RequestTooLarge, nearest
+from manyeyes.errors import (
+    InvalidRecipe,
+    ManyeyesError,
+    RecipeNotFound,
+    RequestTooLarge,
+    StoreUnavailable,
+    WeightsMismatch,
+    nearest,
+)
 from manyeyes.recipe import Recipe
 from manyeyes.service.settings import ServiceSettings
+from manyeyes.service.store.records import LabelModelRecord, RecipeVersion
+from manyeyes.service.store.store import Store
+from manyeyes.settings import home
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 LABEL_MODEL_SUFFIX: Final = ".label_model"
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
+_FOUND_S: Final = 2.0
+_MAX_FOUND: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ServedRecipe:
     """A recipe that a call is labeled with.
 
-    label_model: the folder of the fitted one, or None. fitted_ns: when it was written. stored: by the operator, under
-    this name.
+    label_model: the folder of the fitted one, or None. fitted_ns: when it was written. stored: under this name, by the
+    operator or in the store. version: as the store keeps it, with its number; None for any other recipe.
     """
 
     name: str
@@ -37,6 +57,7 @@ class ServedRecipe:
     label_model: Path | None = None
     fitted_ns: int = 0
     stored: bool = False
+    version: RecipeVersion | None = None
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -45,14 +66,28 @@ class ServedRecipe:
 
 
 class RecipeStore:
-    """The operator's folder of recipes, read-only. folder: None where there is none.
+    """The recipes that have names. folder: the operator's, read-only; None where there is none.
 
-    Reads from disk, so that its methods belong on a worker thread, not on the event loop.
+    store: of the service; None where there is none. allowed_models: that recipes of the store may name beside the
+    defaults. What was found in the store is believed for some seconds, so that a call costs no query, and a version
+    that another replica makes active is soon used here.
+    Reads from disk and from the database, so that its methods belong on a worker thread, not on the event loop.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        store: Store | None = None,
+        *,
+        allowed_models: Collection[str] = (),
+        label_models_dir: Path | None = None,
+    ) -> None:
         self.folder = None if folder is None else folder.resolve()
+        self.store = store
+        self.allowed_models = tuple(allowed_models)
+        self.label_models_dir = label_models_dir or home() / "served-label-models"
         self._parsed: dict[Path, tuple[tuple[int, int], Recipe]] = {}
+        self._found: OrderedDict[tuple[str, str], tuple[float, ServedRecipe]] = OrderedDict()
 
     def names(self) -> list[str]:
         """Return the names of all recipe files, sorted."""
@@ -61,18 +96,31 @@ class RecipeStore:
         found = {path.stem for path in self.folder.iterdir() if path.suffix in SUFFIXES and path.is_file()}
         return sorted(name for name in found if _NAME.fullmatch(name))
 
-    def get(self, name: str) -> ServedRecipe:
-        """Return a stored recipe.
+    def in_folder(self, name: str) -> bool:
+        """Return whether the operator's folder holds a recipe of that name."""
+        return self._path(name) is not None
 
-        Raises RecipeNotFound, with the nearest name, if there is none; InvalidRecipe if the file cannot be used.
+    def get(self, asked: str) -> ServedRecipe:
+        """Return a recipe by its name or by ``name@version``: a version's hash or, in the store, its number.
+
+        Raises RecipeNotFound, with the nearest name, if there is none; InvalidRecipe if it cannot be used;
+        UntrustedRecipe if the operator allows a recipe of the store no longer; StoreUnavailable.
         """
+        name, _, version = asked.partition("@")
         path = self._path(name)
-        if path is None or self.folder is None:
-            known = self.names()
-            told = f"stored are {', '.join(known[:20])}" if known else "this service stores none"
+        if path is not None:
+            served = self._from_folder(name, path)
+            if version in ("", served.recipe.version):
+                return served
             raise RecipeNotFound(
-                f"no recipe {name!r} is stored; {told}, and a whole recipe may come with the call{nearest(name, known)}"
+                f"recipe {name!r} is version {served.recipe.version} now, and {version!r} is not kept; it lies in the"
+                " operator's folder, which holds no older versions"
             )
+        if self.store is not None and _NAME.fullmatch(name):
+            return self._from_store(self.store, name, version)
+        raise self._not_found(name)
+
+    def _from_folder(self, name: str, path: Path) -> ServedRecipe:
         status = path.stat()
         stamp = (status.st_mtime_ns, status.st_size)
         parsed = self._parsed.get(path)
@@ -86,11 +134,91 @@ class RecipeStore:
             name=name, recipe=parsed[1], label_model=label_model, fitted_ns=fitted_ns, stored=True
         )
 
-    def survey(self) -> tuple[list[ServedRecipe], dict[str, ManyeyesError]]:
-        """Return every recipe that can be used, and what is wrong with the others by name."""
+    def _from_store(self, store: Store, name: str, version: str) -> ServedRecipe:
+        known = self._found.get((name, version))
+        if known is not None and time.monotonic() - known[0] <= _FOUND_S:
+            return known[1]
+        asked = time.monotonic()
+        try:
+            # A hash has 16 digits, all of which may be decimal.
+            number = int(version) if version.isdecimal() and len(version) < 10 else None
+            stored = store.recipes.get(name, (version or None) if number is None else number)
+            active = store.label_models.active(name, stored.version)
+        except StoreUnavailable:
+            if known is None:
+                raise
+            return known[1]  # What was active a moment ago labels on without the database.
+        except RecipeNotFound:
+            self._found.pop((name, version), None)
+            if version:
+                raise
+            raise self._not_found(name) from None
+        served = ServedRecipe(
+            name=name,
+            recipe=self._recipe_of(stored, known[1] if known is not None else None),
+            label_model=None if active is None else self._files_of(store, active),
+            stored=True,
+            version=stored,
+        )
+        self._found[name, version] = (asked, served)
+        self._found.move_to_end((name, version))
+        while len(self._found) > _MAX_FOUND:
+            self._found.popitem(last=False)
+        return served
+
+    def _recipe_of(self, stored: RecipeVersion, known: ServedRecipe | None) -> Recipe:
+        if known is not None and known.recipe.version == stored.version:
+            return known.recipe
+        recipe = Recipe.parse(stored.text, source=f"stored recipe {stored.name!r}")
+        # Again, since the operator may allow less than on the day that it came.
+        recipe.check_untrusted(self.allowed_models)
+        return recipe
+
+    def _files_of(self, store: Store, record: LabelModelRecord) -> Path:
+        """Return a folder with the files of a label model; they never change under its id."""
+        folder = self.label_models_dir / record.id
+        if not (folder / "label_model.json").is_file():
+            self.label_models_dir.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.label_models_dir))
+            try:
+                for name, content in store.label_models.files(record.id).items():
+                    if Path(name).name != name:
+                        raise WeightsMismatch(
+                            f"label model {record.id} holds a file {name!r}, which is no name"
+                        )
+                    (partial / name).write_bytes(content)
+                os.replace(partial, folder)
+            except OSError:
+                if not (folder / "label_model.json").is_file():  # else another call was quicker
+                    raise
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        return folder
+
+    def forget(self, name: str) -> None:
+        """Ask the store again for a recipe; for changes that this process makes itself."""
+        for key in [key for key in list(self._found) if key[0] == name]:
+            self._found.pop(key, None)
+
+    def _not_found(self, name: str) -> RecipeNotFound:
+        known = self.names()
+        if self.store is not None:
+            known += [one.name for one in self.store.recipes.list(limit=100)]
+        told = f"stored are {', '.join(known[:20])}" if known else "this service stores none"
+        return RecipeNotFound(
+            f"no recipe {name!r} is stored; {told}, and a whole recipe may come with the call{nearest(name, known)}"
+        )
+
+    def survey(
+        self, names: Collection[str] | None = None
+    ) -> tuple[list[ServedRecipe], dict[str, ManyeyesError]]:
+        """Return every recipe that can be used, and what is wrong with the others by name.
+
+        names: which; None for all of the folder.
+        """
         sound: list[ServedRecipe] = []
         broken: dict[str, ManyeyesError] = {}
-        for name in self.names():
+        for name in self.names() if names is None else names:
             try:
                 sound.append(self.get(name))
             except ManyeyesError as error:
