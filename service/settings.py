@@ -15,7 +15,9 @@ from pydantic import BeforeValidator, ByteSize, ConfigDict, Field, ValidationErr
 
 from manyeyes.errors import InvalidSettings
 from manyeyes.service.access.settings import AccessSettings
+from manyeyes.service.fetching.settings import FetchSettings
 from manyeyes.service.operations.settings import OperationsSettings
+from manyeyes.service.routes.settings import RouteSettings
 from manyeyes.service.store.settings import StoreSettings
 from manyeyes.settings import Limits
 
@@ -29,7 +31,7 @@ def _split(value: Any) -> Any:
     )
 
 
-class ServiceSettings(StoreSettings, AccessSettings, OperationsSettings):
+class ServiceSettings(StoreSettings, AccessSettings, OperationsSettings, RouteSettings, FetchSettings):
     """How a service behaves.
 
     recipes_dir: the folder of recipe files that callers may use by name; None where there are none.

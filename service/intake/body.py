@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import anyio.to_thread
 from fastapi import Request
 from starlette.exceptions import HTTPException
 
-from manyeyes.service.intake.calls import TO_LABEL, Asks, Call, call_from_form, call_from_json
+from manyeyes.service.fetching.fetcher import Fetcher
+from manyeyes.service.intake.calls import TO_LABEL, Asks, Call, call_from_form, call_from_json, parse_json
 from manyeyes.service.intake.multipart import read_parts
 from manyeyes.service.settings import ServiceSettings
 
 
 async def read_call(request: Request, settings: ServiceSettings, *, asks: Asks = TO_LABEL) -> Call:
-    """Read the body of a call with items, by default one to label; base64 and JSON are undone off the event loop."""
+    """Read the body of a call with items, by default one to label, and fetch what they name by address.
+
+    Base64 and JSON are undone off the event loop.
+    """
+    call = await _read_body(request, settings, asks)
+    fetcher: Fetcher = request.app.state.service.fetcher
+    hold = request.scope.get("state", {}).get("hold", lambda _: None)
+    rows = await fetcher.resolve_rows(call.rows, hold=hold, is_gone=request.is_disconnected)
+    return replace(call, rows=rows)
+
+
+async def _read_body(request: Request, settings: ServiceSettings, asks: Asks) -> Call:
     content_type = request.headers.get("content-type", "")
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
@@ -31,3 +46,12 @@ async def read_call(request: Request, settings: ServiceSettings, *, asks: Asks =
         415,
         f"the Content-Type is {content_type[:100]!r}; send application/json, or multipart/form-data for image files",
     )
+
+
+async def read_json(request: Request) -> Any:
+    """Read a body of JSON, off the event loop. Raises InvalidRequest if it is none."""
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, f"the Content-Type is {content_type[:100]!r}; send application/json")
+    body = await request.body()
+    return await anyio.to_thread.run_sync(lambda: parse_json(body, what="the body"))

@@ -20,6 +20,7 @@ from manyeyes.service.intake.items import (
     JSON_KEYS,
     MAX_ID_CHARS,
     Read,
+    address_name,
     file_number,
     form_item,
     is_id,
@@ -72,7 +73,7 @@ class Call:
 
 
 def call_from_json(body: bytes, *, max_items: int, asks: Asks = TO_LABEL) -> Call:
-    """Read ``{"recipe": …, "items": [{"id", "image", "text", "metadata"}, …]}``; an image is base64.
+    """Read ``{"recipe": …, "items": [{"id", "image", "url", "object", "text", "metadata"}, …]}``; an image is base64.
 
     Raises InvalidRequest if the call is malformed, RequestTooLarge if it holds too many items.
     """
@@ -83,8 +84,8 @@ def call_from_form(parts: Sequence[Part], *, max_items: int, asks: Asks = TO_LAB
     """Read a form: `recipe`, and either `files` and/or `texts`, or `files` and `items`.
 
     files: image files, repeated. texts: plain texts, repeated; beside files, one for each file, in order.
-    items: a JSON list of ``{"id", "file", "text", "metadata"}``, where ``file`` counts the `files` from 0; it says of
-    each item what it is made of, and takes the place of `texts`.
+    items: a JSON list of ``{"id", "file", "url", "object", "text", "metadata"}``, where ``file`` counts the `files`
+    from 0; it says of each item what it is made of, and takes the place of `texts`.
     Raises InvalidRequest if the form is malformed, RequestTooLarge if it holds too many items.
     """
     return _shown(asks, lambda: _from_form(parts, max_items, asks))
@@ -101,7 +102,7 @@ def _shown(asks: Asks, read: Callable[[], Call]) -> Call:
 
 
 def _from_json(body: bytes, max_items: int, asks: Asks) -> Call:
-    told = _json(body, what="the body")
+    told = parse_json(body, what="the body")
     if not isinstance(told, dict):
         wanted = " and ".join(f"`{name}`" for name in (*asks.named[:1], "items"))
         raise InvalidRequest(f"the body must be one JSON object with {wanted}, got {kind_of(told)}")
@@ -114,9 +115,10 @@ def _from_json(body: bytes, max_items: int, asks: Asks) -> Call:
             )
     single = {key: told[key] for key in JSON_KEYS if alone and key in told}
     rows = _listed([single] if single else told.get("items"), max_items=max_items)
+    reads = [json_item(row) for row in rows]
     return Call(
         recipe=_recipe(told.get("recipe")) if asks.recipe else "",
-        rows=_named(rows, [json_item(row) for row in rows]),
+        rows=_named(rows, reads, names=[address_name(read) for read in reads]),
         options={name: told[name] for name in asks.options if name in told},
     )
 
@@ -145,7 +147,7 @@ def _from_form(parts: Sequence[Part], max_items: int, asks: Asks) -> Call:
     if by_name["items"]:
         if texts:
             raise InvalidRequest("`texts` and `items` cannot be combined; write each text into its item")
-        rows = _listed(_json(bytes(by_name["items"][0].data), what="`items`"), max_items=max_items)
+        rows = _listed(parse_json(bytes(by_name["items"][0].data), what="`items`"), max_items=max_items)
         reads = [form_item(row, files) for row in rows]
         used = {file_number(row, len(files)) for row in rows}
         if unused := [n for n in range(len(files)) if n not in used]:
@@ -153,7 +155,11 @@ def _from_form(parts: Sequence[Part], max_items: int, asks: Asks) -> Call:
                 f"files {unused[:10]} belong to no item; say which item each file is for, as in"
                 f' [{{"id": "a", "file": {unused[0]}}}]'
             )
-        named = _named(rows, reads, names=_file_names(rows, files))
+        names = [
+            of_file or address_name(read)
+            for of_file, read in zip(_file_names(rows, files), reads, strict=True)
+        ]
+        named = _named(rows, reads, names=names)
         return Call(recipe=recipe, rows=named, options=options)
     if files and texts and len(files) != len(texts):
         raise InvalidRequest(
@@ -244,7 +250,8 @@ def _counted(n_items: int, max_items: int) -> None:
         )
 
 
-def _json(data: bytes, *, what: str) -> Any:
+def parse_json(data: bytes, *, what: str) -> Any:
+    """Return the value of a text of JSON. Raises InvalidRequest if it is none. what: how to call it then."""
     try:
         return from_json(data, allow_inf_nan=False)
     except ValueError as error:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from manyeyes.errors import InvalidItem, ItemError, nearest
+from manyeyes.service.fetching.fetcher import Address, address_of
 from manyeyes.service.intake.multipart import Part
 from manyeyes.types import Item, MetadataValue
 
@@ -15,22 +16,27 @@ Read: TypeAlias = "Item | ItemError"
 """An item, still without its id, or what is wrong with it."""
 
 MAX_ID_CHARS: Final = 1024
-JSON_KEYS: Final = ("id", "image", "text", "metadata")
-_FORM_KEYS: Final = ("id", "file", "text", "metadata")
+JSON_KEYS: Final = ("id", "image", "url", "object", "text", "metadata")
+_FORM_KEYS: Final = ("id", "file", "url", "object", "text", "metadata")
+_ADDRESSES: Final = ("url", "object")
 _MAX_INT: Final = 2**63
 
 
 def json_item(row: Any) -> Read:
-    """Read ``{"id", "image", "text", "metadata"}``; the image is base64."""
+    """Read ``{"id", "image", "url", "object", "text", "metadata"}``; the image is base64.
+
+    Where `url` or `object` says where the image is, the item's image is an Address, until it is fetched.
+    """
     try:
         _check_keys(row, JSON_KEYS)
-        return Item(id="", image=_image(row.get("image")), text=_optional_text(row), metadata=_metadata(row))
+        image = _address(row, "image") or _image(row.get("image"))
+        return Item(id="", image=image, text=_optional_text(row), metadata=_metadata(row))
     except ItemError as error:
         return error
 
 
 def form_item(row: Any, files: Sequence[Part]) -> Read:
-    """Read ``{"id", "file", "text", "metadata"}``; file is the number of one of the files, counted from 0."""
+    """Read ``{"id", "file", "url", "object", "text", "metadata"}``; file counts the files from 0."""
     try:
         _check_keys(row, _FORM_KEYS)
         number = file_number(row, len(files))
@@ -39,7 +45,7 @@ def form_item(row: Any, files: Sequence[Part]) -> Read:
                 f"`file` must be the number of one of the {len(files)} `files`, counted from 0, got"
                 f" {_quoted(row['file'])}"
             )
-        image = None if number is None else bytes(files[number].data)
+        image = _address(row, "file") or (None if number is None else bytes(files[number].data))
         return Item(id="", image=image, text=_optional_text(row), metadata=_metadata(row))
     except ItemError as error:
         return error
@@ -76,6 +82,28 @@ def is_id(value: Any) -> bool:
     return value is None or (isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS)
 
 
+def _address(row: Mapping[str, Any], beside: str) -> Any:
+    """Return the Address that a row names, or None; typed so that it fits into an item's image."""
+    named = [key for key in (beside, *_ADDRESSES) if row.get(key) is not None]
+    if len(named) > 1:
+        raise InvalidItem(
+            f"an item has one image, but this one names {' and '.join(named)}; leave one of them"
+        )
+    if not named or named[0] == beside:
+        return None
+    kind: Literal["url", "object"] = "url" if named[0] == "url" else "object"
+    text = row[kind]
+    if not isinstance(text, str) or not text:
+        raise InvalidItem(f"`{kind}` must be a string that is not empty, got {kind_of(text)}")
+    return Address(kind, text)
+
+
+def address_name(read: Read) -> str | None:
+    """Return the file name in the address of an item, if it has one."""
+    address = address_of(read)
+    return address.file_name if address else None
+
+
 def _image(value: Any) -> bytes | None:
     if value is None:
         return None
@@ -92,7 +120,7 @@ def _image(value: Any) -> bytes | None:
     except (binascii.Error, ValueError) as error:
         hint = ""
         if len(value) < 4096 and any(mark in value for mark in ("://", ".", "\\", "~")):
-            hint = " Paths and URLs are never read over HTTP: send the bytes of the file."
+            hint = " Paths are never read over HTTP: send the bytes of the file, or its address as `url` or `object`."
         raise InvalidItem(f"`image` is not base64 ({error}); it begins {_quoted(value)}.{hint}") from error
 
 

@@ -39,10 +39,28 @@ class BodyLimit:
             return
         mine = 0
         complete = False
+
+        def hold(n_bytes: int) -> None:
+            """Count bytes that this call makes the service hold; fewer with a negative number."""
+            nonlocal mine
+            mine += n_bytes
+            self.held_bytes += n_bytes
+            if n_bytes > 0 and mine > limit:
+                raise _too_large(mine, limit)
+            if n_bytes > 0 and self.held_bytes > self.settings.max_held_bytes:
+                raise Refusal(
+                    Overloaded(
+                        f"the service holds as many bytes of requests as it may ({self.settings.max_held_bytes:,});"
+                        " send this again in a moment"
+                    )
+                )
+
+        # What is fetched for a call counts like what came with it.
+        scope.setdefault("state", {})["hold"] = hold
         deadline = anyio.current_time() + self.settings.body_timeout_s
 
         async def receive_counted() -> Message:
-            nonlocal mine, complete
+            nonlocal complete
             if complete:  # Only a disconnect can follow, and whoever waits for that has no deadline.
                 return await receive()
             message: MutableMapping[str, Any] | None = None
@@ -51,19 +69,8 @@ class BodyLimit:
             if message is None:
                 late = f"the body did not arrive within {self.settings.body_timeout_s:g} s; send fewer items at once"
                 raise HTTPException(408, late)
-            n_bytes = len(message.get("body", b""))
             complete = not message.get("more_body", False)
-            mine += n_bytes
-            self.held_bytes += n_bytes
-            if mine > limit:
-                raise _too_large(mine, limit)
-            if self.held_bytes > self.settings.max_held_bytes:
-                raise Refusal(
-                    Overloaded(
-                        f"the service holds as many bytes of requests as it may ({self.settings.max_held_bytes:,});"
-                        " send this again in a moment"
-                    )
-                )
+            hold(len(message.get("body", b"")))
             return message
 
         try:

@@ -65,7 +65,19 @@ class ItemIn(Shape):
     )
     image: str | None = Field(
         default=None,
-        description="An image file (JPEG, PNG, WebP, GIF, BMP, TIFF) in base64. Never a path or a URL.",
+        description="An image file (JPEG, PNG, WebP, GIF, BMP, TIFF) in base64. Never a path.",
+    )
+    url: str | None = Field(
+        default=None,
+        max_length=4096,
+        description="Instead of `image`: where it is. Only of hosts that the operator lists; by default of none.",
+        examples=["https://images.example.org/coat.jpg"],
+    )
+    object: str | None = Field(
+        default=None,
+        max_length=2048,
+        description="Instead of `image`: an object in one of the buckets that the operator lists.",
+        examples=["s3://bucket/coat.jpg"],
     )
     text: str | None = None
     metadata: dict[str, str | int | float | bool | None] | None = None
@@ -94,7 +106,8 @@ class LabelForm(Shape):
         default=None,
         description=(
             'A JSON list that says what each item is made of: `[{"id": "a", "file": 0, "text": "…", "metadata": {}}]`,'
-            " where `file` counts `files` from 0. It takes the place of `texts`."
+            " where `file` counts `files` from 0, and `url` or `object` can stand in its place. It takes the place of"
+            " `texts`."
         ),
     )
 
