@@ -23,7 +23,7 @@ ABSTAIN = -1
 """The vote of a labeling function that has nothing to say. Other conventions are converted in adapters only."""
 
 MetadataValue: TypeAlias = str | int | float | bool | None
-ImageSource: TypeAlias = "bytes | str | os.PathLike[str] | PILImage"
+ImageSource: TypeAlias = "bytes | str | os.PathLike[str] | PILImage | npt.NDArray[np.uint8]"
 Status: TypeAlias = Literal["labeled", "abstained", "error"]
 
 VoteArray: TypeAlias = npt.NDArray[np.signedinteger[Any]]
@@ -35,7 +35,8 @@ class Item:
     """One data point: an image, a text, or both, with metadata.
 
     id: what names the item in every result; unique within a call.
-    image: the bytes of an image file, a path to one, a PIL image, or None.
+    image: the bytes of an image file, a path to one, a PIL image, or None; for the SDK also an address (``https://…``,
+        ``s3://…``), which the service fetches, or an array of pixels (uint8, height × width, with 1 to 4 channels).
     text: a text, or None.
     metadata: flat mapping of names to str, int, float, bool or None.
     """

@@ -37,6 +37,8 @@ from manyeyes.settings import Limits
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
+    from manyeyes.types import ImageSource
+
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 # Pillow warns of damage that it forgives, such as broken EXIF, and nobody can act on it. What it does not forgive is an
@@ -51,7 +53,7 @@ _lazy_pixels = threading.Lock()
 
 
 def decode_image(
-    source: bytes | str | os.PathLike[str] | PILImage,
+    source: ImageSource,
     limits: Limits | None = None,
     *,
     least_side: int | None = None,

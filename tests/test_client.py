@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from manyeyes import AsyncClient, Client, Item, Label
-from manyeyes.client import LabelResult, sync
-from manyeyes.client.items import fill_form, image_bytes, recipe_text
+from manyeyes.client import LabelResult, asynchronous, sync
+from manyeyes.client.images import image_bytes
+from manyeyes.client.items import fill_form, recipe_text
 from manyeyes.errors import (
     ImageTooLarge,
     InvalidItem,
@@ -81,7 +82,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         waited.append(seconds)
 
     monkeypatch.setattr(sync.time, "sleep", waited.append)
-    monkeypatch.setattr(sync.asyncio, "sleep", note)
+    monkeypatch.setattr(asynchronous.asyncio, "sleep", note)
     return waited
 
 

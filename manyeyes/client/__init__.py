@@ -1,5 +1,17 @@
-"""The SDK."""
+"""The SDK: labels from a manyeyes service, in one call, synchronous or not.
 
-from manyeyes.client.sync import AsyncClient, Client, LabelResult
+>>> from manyeyes import Client, Item
+>>> with Client("http://127.0.0.1:8000") as client:  # doctest: +SKIP
+...     for label in client.label([Item("1", text="A navy coat")], recipe="paint"):
+...         print(label.id, label.label, label.confidence)
+1 blue 0.75
+"""
 
-__all__ = ["AsyncClient", "Client", "LabelResult"]
+from __future__ import annotations
+
+from manyeyes.client.asynchronous import AsyncClient
+from manyeyes.client.items import Url
+from manyeyes.client.results import LabelResult
+from manyeyes.client.sync import Client
+
+__all__ = ["AsyncClient", "Client", "LabelResult", "Url"]

@@ -42,7 +42,7 @@ class Answer:
         return self.content.decode("utf-8", "replace")
 
     def read(self, reader: Callable[[Any], U]) -> U:
-        """Return what a reader makes of the JSON of the body. Raises ServiceFailed where it is not what was expected."""
+        """Return what a reader makes of the body's JSON. Raises ServiceFailed where that is not what was expected."""
         try:
             return reader(json.loads(self.content))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
@@ -57,7 +57,8 @@ class Call(Generic[T]):
     """What is asked, and how its answer is read.
 
     path: with its parts quoted; see :func:`place`. params: those that are None are left out.
-    body: sent as JSON. fields: sent as a form; one of both at most.
+    body: sent as JSON. fields: sent as a form; one of both at most. unsent: what it comes to without asking, where none
+    of its items can be sent.
     writes: whether it changes something on the service, so that it carries an ``Idempotency-Key``.
     """
 
@@ -67,6 +68,7 @@ class Call(Generic[T]):
     params: Mapping[str, Any] = field(default_factory=dict)
     body: Any = None
     fields: Fields | None = None
+    unsent: T | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     writes: bool = False
 

@@ -1,46 +1,81 @@
 """Turns what a caller has at hand into the form that the service reads.
 
-What cannot be sent becomes an error row in its place, and the others are sent.
+What cannot be sent becomes an error row in its place, and the others are sent. An image that is named by its address is
+not fetched here: the service does so, where its operator allows it.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import stat
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from manyeyes.errors import (
-    ImageTooLarge,
-    InvalidItem,
-    InvalidRecipe,
-    InvalidRequest,
-    ItemError,
-    UndecodableImage,
-    UnreadableItem,
-    nearest,
-)
+from manyeyes.client.calls import Fields
+from manyeyes.client.images import MAX_IMAGE_BYTES, image_bytes, is_pil
+from manyeyes.client.pixels import is_array
+from manyeyes.errors import InvalidItem, InvalidRecipe, InvalidRequest, ItemError, nearest
 from manyeyes.types import Item, Label
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from PIL.Image import Image as PILImage
 
-Labelable: TypeAlias = "Item | os.PathLike[str] | str | bytes | PILImage | Mapping[str, Any]"
-"""A path is an image file, a str is a text, bytes are an image file's bytes, a mapping has the fields of an Item."""
+Labelable: TypeAlias = (
+    "Item | Url | os.PathLike[str] | str | bytes | PILImage | npt.NDArray[np.uint8] | Mapping[str, Any]"
+)
+"""What can be sent as an item: an Item; a Url; a path to an image file; a str, which is a text; the bytes of an image
+file; a PIL image; an array of pixels (uint8, height × width, with 1 to 4 channels); a mapping with an Item's fields.
+
+The image of an Item or a mapping may be all of these but a text: a str there is a path or an address."""
 
 RecipeLike: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Any"
 """A stored recipe's name, a YAML or JSON text, a path to a file with one, a mapping, or a Recipe."""
 
-MAX_IMAGE_BYTES: Final = 64 * 2**20
-"""What a service takes of one image unless its operator says otherwise."""
-
 _KEYS: Final = ("id", "image", "text", "metadata")
-# PNG keeps the pixels of these modes as they are; TIFF does so for every other one.
-_PNG_MODES: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+_WEB: Final = re.compile(r"https?://", re.I)
+_BUCKET: Final = re.compile(r"(s3a?|gs|gcs|az|azure|adl|abfss?|r2)://", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """The address of an image that the service is to fetch: ``https://…``, or an object in a bucket, ``s3://…``.
+
+    The operator of the service says which hosts and buckets may be asked.
+
+    >>> Url("https://example.org/hat.jpg").field
+    'url'
+    >>> Url("s3://photos/hat.jpg").field
+    'object'
+    """
+
+    address: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.address, str) or not is_address(self.address):
+            raise InvalidItem(
+                f"an address begins with https://, http:// or that of a bucket, such as s3://, got {self.address!r:.80}"
+            )
+
+    @property
+    def field(self) -> str:
+        """Under which name it travels."""
+        return "url" if _WEB.match(self.address) else "object"
+
+    @property
+    def name(self) -> str:
+        """What the address calls the file."""
+        path = re.split(r"[?#]", self.address, maxsplit=1)[0] if _WEB.match(self.address) else self.address
+        return path.partition("://")[2].rpartition("/")[2]
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is an address that a service may be asked to fetch, and no path."""
+    return bool(_WEB.match(text) or _BUCKET.match(text))
 
 
 @dataclass(slots=True)
@@ -57,26 +92,45 @@ class Form:
         rows = iter(answered)
         return tuple(self.unsent[n] if n in self.unsent else next(rows) for n in range(self.n_items))
 
+    def fields(self, **told: str | None) -> Fields:
+        """Return the parts of the multipart form. told: more fields, of which those that are None are left out."""
+        fields: list[tuple[str, tuple[str | None, bytes | str, str]]] = [
+            (name, (None, value, "text/plain; charset=utf-8"))
+            for name, value in told.items()
+            if value is not None
+        ]
+        fields.append(("items", (None, f"[{','.join(self.entries)}]", "application/json")))
+        fields += [("files", (None, data, "application/octet-stream")) for data in self.files]
+        return fields
 
-def fill_form(items: Iterable[Labelable], *, max_image_bytes: int = MAX_IMAGE_BYTES) -> Form:
-    """Read items, files included, into a form.
+
+def check_items(items: object) -> None:
+    """Raise InvalidRequest if something is one item where a list of items is meant, or no list at all."""
+    if isinstance(items, (str, bytes, os.PathLike, Mapping, Item, Url)) or not isinstance(items, Iterable):
+        raise InvalidRequest(f"items must be a list of items, got one {type(items).__name__}; write [item]")
+
+
+def fill_form(items: Iterable[Labelable], *, max_image_bytes: int = MAX_IMAGE_BYTES, first: int = 0) -> Form:
+    """Read items, files included, into a form. first: the position of the first one, which made-up ids count from.
 
     Raises InvalidRequest if items is no iterable of items, or holds none.
     """
-    if isinstance(items, (str, bytes, os.PathLike, Mapping, Item)) or not isinstance(items, Iterable):
-        raise InvalidRequest(f"items must be a list of items, got one {type(items).__name__}; write [item]")
+    check_items(items)
     form = Form()
     taken: set[str] = set()
     for position, given in enumerate(items):
         form.n_items += 1
-        name = _id_of(given) or _unused(_made_up_id(given, position), taken)
+        name = _id_of(given) or _unused(made_up_id(given, first + position), taken)
         if name in taken:
             raise InvalidRequest(f"two items have the id {name!r}; give every item an id of its own")
         try:
             item = as_item(given, name=name)
-            image = None if item.image is None else image_bytes(item.image, max_bytes=max_image_bytes)
-            form.entries.append(_entry(item, None if image is None else len(form.files)))
-            if image is not None:
+            address = address_of(item.image)
+            if item.image is None or address is not None:
+                form.entries.append(_entry(item, None, address))
+            else:
+                image = image_bytes(item.image, max_bytes=max_image_bytes)
+                form.entries.append(_entry(item, len(form.files), None))
                 form.files.append(image)
         except ItemError as error:
             form.unsent[position] = Label(id=name, status="error", error=error)
@@ -95,7 +149,9 @@ def as_item(given: Labelable, *, name: str) -> Item:
         return given
     if isinstance(given, str):
         return Item(id=name, text=given)
-    if isinstance(given, (bytes, os.PathLike)):
+    if isinstance(given, Url):
+        return Item(id=name, image=given.address)
+    if isinstance(given, (bytes, os.PathLike)) or is_array(given) or is_pil(given):
         return Item(id=name, image=given)
     if isinstance(given, Mapping):
         for key in given:
@@ -111,27 +167,17 @@ def as_item(given: Labelable, *, name: str) -> Item:
             text=given.get("text"),
             metadata=given.get("metadata") or {},
         )
-    if _is_pil(given):
-        return Item(id=name, image=given)
     raise InvalidItem(
-        f"an item must be an Item, a path to an image, a str of text, the bytes of an image file, a PIL image or a"
-        f" mapping with {', '.join(_KEYS)}, got {type(given).__name__}"
+        "an item must be an Item, a path to an image, a Url, a str of text, the bytes of an image file, a PIL image, a"
+        f" NumPy array of pixels or a mapping with {', '.join(_KEYS)}, got {type(given).__name__}"
     )
 
 
-def image_bytes(image: Any, *, max_bytes: int) -> bytes:
-    """Return an image as the bytes of a file. Raises UnreadableItem, ImageTooLarge or InvalidItem."""
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        data = bytes(image)
-    elif isinstance(image, (str, os.PathLike)):
-        data = _file_bytes(Path(os.fspath(image)), max_bytes)
-    elif _is_pil(image):
-        data = _encoded(image)
-    else:
-        raise InvalidItem(f"an image must be bytes, a path or a PIL image, got {type(image).__name__}")
-    if len(data) > max_bytes:
-        raise _too_large("the image", len(data), max_bytes)
-    return data
+def address_of(image: Any) -> Url | None:
+    """Return where the service is to fetch an image, or None where the image is here."""
+    if isinstance(image, Url):
+        return image
+    return Url(image) if isinstance(image, str) and is_address(image) else None
 
 
 def recipe_text(recipe: RecipeLike) -> str:
@@ -155,9 +201,11 @@ def recipe_text(recipe: RecipeLike) -> str:
     )
 
 
-def _entry(item: Item, file: int | None) -> str:
+def _entry(item: Item, file: int | None, address: Url | None) -> str:
     try:
-        told = {"id": item.id, "file": file, "text": item.text, "metadata": _metadata(item) or None}
+        told = {"id": item.id, "file": file, "text": item.text, "metadata": _metadata(item, address) or None}
+        if address is not None:
+            told[address.field] = address.address
         present = {key: value for key, value in told.items() if value is not None}
         entry = json.dumps(present, allow_nan=False, ensure_ascii=False)
         entry.encode()  # A lone surrogate is no text, and would make the whole call unreadable.
@@ -169,57 +217,17 @@ def _entry(item: Item, file: int | None) -> str:
     return entry
 
 
-def _metadata(item: Item) -> dict[str, Any]:
+def _metadata(item: Item, address: Url | None) -> dict[str, Any]:
     """Return an item's metadata, with the name of its file where its id does not say it.
 
     LFs may read the file name, and a file that was sent has no path any more.
     """
     metadata = dict(item.metadata)
-    if isinstance(item.image, (str, os.PathLike)):
-        name = Path(os.fspath(item.image)).name
-        if name != item.id.replace("\\", "/").rpartition("/")[2] or "://" in item.id:
+    if address is not None or isinstance(item.image, (str, os.PathLike)):
+        name = address.name if address is not None else Path(os.fspath(item.image)).name  # type: ignore[arg-type]
+        if name and (name != item.id.replace("\\", "/").rpartition("/")[2] or "://" in item.id):
             metadata.setdefault("filename", name)
     return metadata
-
-
-def _file_bytes(path: Path, max_bytes: int) -> bytes:
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-            raise UnreadableItem(f"{path} is {kind}; name a regular file")
-        if status.st_size > max_bytes:
-            raise _too_large(str(path), status.st_size, max_bytes)
-        return path.read_bytes()
-    except ItemError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a path with a NUL character
-        raise UnreadableItem(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _too_large(what: str, n_bytes: int, max_bytes: int) -> ImageTooLarge:
-    return ImageTooLarge(f"{what} holds {n_bytes:,} bytes; an image may hold {max_bytes:,}. Make it smaller")
-
-
-def _encoded(image: PILImage) -> bytes:
-    # Without loss, so that the service sees the pixels that are here.
-    stream = io.BytesIO()
-    try:
-        image.load()  # PIL reads pixels late, and says only now that the file is damaged.
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UndecodableImage(f"the PIL image's data is damaged or ends early: {error}") from error
-    try:
-        image.save(stream, format="PNG" if image.mode in _PNG_MODES else "TIFF", exif=image.getexif())
-    except (OSError, ValueError) as error:
-        raise InvalidItem(
-            f"the PIL image of mode {image.mode} cannot be written as a file: {error}"
-        ) from error
-    return stream.getvalue()
-
-
-def _is_pil(given: Any) -> TypeGuard[PILImage]:
-    # By its looks: importing PIL here would make the SDK depend on it.
-    return hasattr(given, "getexif") and hasattr(given, "save") and hasattr(given, "mode")
 
 
 def _check_id(own: Any) -> None:
@@ -232,9 +240,14 @@ def _id_of(given: Any) -> str | None:
     return own if isinstance(own, str) and own else None
 
 
-def _made_up_id(given: Any, position: int) -> str:
+def made_up_id(given: Any, position: int) -> str:
+    """Return the id of an item: its own, a path or an address, or its number."""
+    if (own := _id_of(given)) is not None:
+        return own
     if isinstance(given, os.PathLike):
         return os.fsencode(given).decode("utf-8", "backslashreplace")
+    if isinstance(given, Url):
+        return given.address
     return f"item-{position}"
 
 

@@ -36,7 +36,7 @@ _FIRST_WAIT_S: Final = 0.25
 class Patience:
     """How long a client tries.
 
-    timeout_s: for one attempt, from its start to the last byte. deadline_s: for all attempts and the waits between them;
+    timeout_s: for one attempt, from its start to the last byte. deadline_s: for all attempts and the waits between;
     None for no end but that of max_retries. max_retries: attempts after the first.
     """
 
@@ -177,12 +177,12 @@ def unreachable(error: httpx.TransportError, base_url: str, *, timeout_s: float)
     """Return what a failed connection means to the caller, and what to do about it."""
     if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
         return ServiceUnavailable(
-            f"the service at {base_url} did not answer within {timeout_s:g} s; the first call loads models: pass a longer"
-            " timeout_s, or fewer items"
+            f"the service at {base_url} did not answer within {timeout_s:g} s; the first call loads models: pass a"
+            " longer timeout_s, or fewer items"
         )
     return ServiceUnavailable(
-        f"no service answers at {base_url} ({error or type(error).__name__}); start one with `manyeyes serve`, or pass the"
-        " base_url of one that runs"
+        f"no service answers at {base_url} ({error or type(error).__name__}); start one with `manyeyes serve`, or pass"
+        " the base_url of one that runs"
     )
 
 
@@ -200,16 +200,15 @@ def _wait_s(attempt: int, outcome: Answer | httpx.TransportError, rng: random.Ra
     return min(MAX_WAIT_S, asked_s + backoff_s)
 
 
-def _out_of_time(
-    outcome: Answer | httpx.TransportError, deadline_s: float, n_attempts: int
-) -> ManyeyesError:
+def _out_of_time(outcome: Answer | httpx.TransportError, deadline_s: float, n_attempts: int) -> ManyeyesError:
     last = (
         f"the last answer was {outcome.status} ({code_of(outcome) or 'no problem document'})"
         if isinstance(outcome, Answer)
         else f"the last attempt ended with {type(outcome).__name__}"
     )
     error = DeadlineExceeded(
-        f"{n_attempts} attempts were not enough within deadline_s={deadline_s:g}; {last}. Pass a longer one, or try later"
+        f"{n_attempts} attempts were not enough within deadline_s={deadline_s:g}; {last}. Pass a longer one, or try"
+        " later"
     )
     error.attempts = n_attempts
     if isinstance(outcome, Answer):

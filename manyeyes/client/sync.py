@@ -1,102 +1,43 @@
-"""The SDK: labels from a manyeyes service, in one call, synchronous or not.
-
->>> from manyeyes import Client, Item
->>> with Client("http://127.0.0.1:8000") as client:  # doctest: +SKIP
-...     for label in client.label([Item("1", text="A navy coat")], recipe="paint"):
-...         print(label.id, label.label, label.confidence)
-1 blue 0.75
-"""
+"""The synchronous client."""
 
 from __future__ import annotations
 
-import asyncio
-import random
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Self
-from urllib.parse import quote
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Self
 
 import httpx
 
-from manyeyes.client.answers import (
-    BUSY,
-    MAX_WAIT_S,
-    LabelResult,
-    checked,
-    read_object,
-    read_recipe_list,
-    read_result,
-    retry_after_s,
-)
-from manyeyes.client.items import MAX_IMAGE_BYTES, Form, Labelable, RecipeLike, fill_form, recipe_text
-from manyeyes.errors import ServiceUnavailable
-
-__all__ = ["AsyncClient", "Client", "LabelResult"]
-
-DEFAULT_URL: Final = "http://127.0.0.1:8000"
+from manyeyes.client import resource_routes, routes
+from manyeyes.client.base import DEFAULT_URL, Base, answer_of, give_time, new_key, request_of
+from manyeyes.client.calls import Answer, Call, T
+from manyeyes.client.in_process import InProcess
+from manyeyes.client.items import Form, Labelable, RecipeLike, fill_form, recipe_text
+from manyeyes.client.patience import Send
+from manyeyes.client.problems import checked
+from manyeyes.client.records import DetectResult, EmbedResult, Index, Model, SearchResult, VotesResult
+from manyeyes.client.resources import Batches, Keys, LabelModels, Recipes
+from manyeyes.client.results import LabelResult
+from manyeyes.client.streams import BATCH_SIZE, MAX_IN_FLIGHT, LabelStream, OnError
+from manyeyes.client.tables import checked_table, result_of
+from manyeyes.errors import ServiceFailed
 
 
-class _Base:
-    """What both clients share: everything but sending and sleeping."""
+class Client(Base):
+    """Talks to a service; one may be used from many threads.
 
-    def __init__(
-        self,
-        base_url: str = DEFAULT_URL,
-        *,
-        api_key: str | None = None,
-        timeout_s: float = 300.0,
-        max_retries: int = 4,
-        max_image_bytes: int = MAX_IMAGE_BYTES,
-        rng: random.Random | None = None,
-    ) -> None:
-        self.base_url = base_url.rstrip("/")
-        self.max_retries = max_retries
-        self.max_image_bytes = max_image_bytes
-        self._timeout_s = timeout_s
-        self._rng = rng or random.Random()
-        self._headers = {"Accept": "application/json"} | (
-            {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        )
+    base_url: where it is. api_key: the key it asks for, if any.
+    timeout_s: for one attempt, from its start to the last byte. deadline_s: for a call with all its attempts; None for
+        no end but that of max_retries. max_retries: how often a call is sent again when the service is busy or the
+        connection breaks; what would change something twice carries a key by which the service knows the second for
+        the first.
+    max_connections: to the service at once, kept open between calls.
+    max_image_bytes: larger images become error rows unsent.
+    transport: how requests travel; :mod:`manyeyes.testing` has a double. rng: for the jitter between retries.
 
-    def _options(self) -> dict[str, Any]:
-        return {
-            "base_url": self.base_url,
-            "headers": self._headers,
-            "timeout": httpx.Timeout(self._timeout_s, connect=min(10.0, self._timeout_s)),
-            # A proxy in the environment is for other machines.
-            "trust_env": httpx.URL(self.base_url).host not in ("localhost", "127.0.0.1", "::1"),
-        }
-
-    def _wait_s(self, attempt: int, response: httpx.Response | None) -> float:
-        """Return how long to wait before the next attempt: what the service asks for, else doubling with jitter."""
-        backoff_s = self._rng.uniform(0.5, 1.0) * 0.25 * (1 << attempt)
-        asked_s = retry_after_s(response) if response is not None else 0.0
-        # Jitter on top of what was asked, or everybody who was turned away comes back at once.
-        return min(MAX_WAIT_S, asked_s + backoff_s)
-
-    def _unreachable(self, error: httpx.TransportError) -> ServiceUnavailable:
-        if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
-            return ServiceUnavailable(
-                f"the service at {self.base_url} did not answer within {self._timeout_s:g} s; the first call loads"
-                " models: pass a longer timeout_s, or fewer items"
-            )
-        return ServiceUnavailable(
-            f"no service answers at {self.base_url} ({error or type(error).__name__}); start one with `manyeyes serve`,"
-            " or pass the base_url of one that runs"
-        )
-
-
-class Client(_Base):
-    """Talks to a service.
-
-    base_url: where it is. api_key: the key it asks for, if any. timeout_s: for one answer.
-    max_retries: how often a call is sent again when the service is busy or the connection breaks; labeling changes
-        nothing on the service, so sending twice is safe. max_image_bytes: larger images become error rows unsent.
-    transport: how requests travel; ``httpx.MockTransport`` makes a double. rng: for the jitter between retries.
-
-    Raises, from every method, ServiceUnavailable if no service answers, ServiceFailed if what answers is none, and
-    whatever the service refused with, as the class that it has here.
+    Raises, from every method, ServiceUnavailable if no service answers, DeadlineExceeded if deadline_s ran out,
+    ServiceFailed if what answers is no service, and whatever the service refused with, as the class that it has here,
+    with its ``status``, ``request_id``, ``attempts`` and the whole ``problem``.
     """
 
     def __init__(
@@ -104,40 +45,140 @@ class Client(_Base):
     ) -> None:
         super().__init__(base_url, **options)
         self._http = httpx.Client(transport=transport, **self._options())
+        self._bind()
+
+    def _bind(self) -> None:
+        self.recipes = Recipes(self._ask)
+        self.label_models = LabelModels(self._ask)
+        self.batches = Batches(self._ask)
+        self.keys = Keys(self._ask)
 
     @classmethod
     def in_process(cls, app: Any, **options: Any) -> Self:
         """Return a client of an ASGI app in this process, such as ``create_app()``: no socket, for tests."""
-        return cls("http://localhost", transport=_InProcess(app), **options)
+        return cls("http://localhost", transport=InProcess(app), **options)
 
     def label(self, items: Iterable[Labelable], *, recipe: RecipeLike) -> LabelResult:
         """Label items as a recipe says.
 
-        items: Items; or paths (image files), str (texts), bytes (of image files), PIL images, mappings.
+        items: Items; or paths (image files), Urls, str (texts), bytes (of image files), PIL images, NumPy arrays of
+        pixels, mappings.
         recipe: a stored one's name, YAML text, a path to a file, a mapping or a Recipe.
         A service fits the label model on the items of the call where none was fitted before, so what is sent together
         is fitted together.
         """
-        told = recipe_text(recipe)
-        form = fill_form(items, max_image_bytes=self.max_image_bytes)
-        return read_result(
-            form, self._send("POST", "/v1/label", **_body(form, told)) if form.entries else None
+        return self._label(items, recipe_text(recipe))
+
+    def label_many(
+        self,
+        items: Iterable[Labelable],
+        *,
+        recipe: RecipeLike,
+        batch_size: int = BATCH_SIZE,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        max_retries: int | None = None,
+        on_error: OnError = "raise",
+        progress: bool = False,
+    ) -> LabelStream:
+        """Label any number of items; return an iterator of their labels, in order.
+
+        items: a list, or a generator of millions, read from the thread that iterates and no faster than labels come.
+        batch_size: items of one call, fewer where the service takes fewer. max_in_flight: calls at once, fewer while
+        the service is busy; no more than max_in_flight × batch_size items are in memory.
+        max_retries: of one call; None for the client's, and 8 at least, since a long job has time.
+        on_error: "raise" raises what a call ended with; the next ``next()`` sends that call again, and nothing is lost.
+        "rows" makes each item of it a row with status "error"; what would end every other call, too, such as a wrong
+        key or recipe, is raised all the same.
+        progress: show a bar, where standard error is a terminal.
+
+        Without a fitted label model of the recipe, every call is fitted by itself: fit one first.
+        """
+        return LabelStream(
+            self,
+            items,
+            recipe=recipe_text(recipe),
+            batch_size=batch_size,
+            max_in_flight=max_in_flight,
+            max_retries=max_retries,
+            on_error=on_error,
+            progress=progress,
         )
 
-    def recipes(self) -> list[dict[str, Any]]:
-        """Return the stored recipes: name, version, description, classes, and whether a fitted label model is there."""
-        return read_recipe_list(self._send("GET", "/v1/recipes"))
+    def label_table(
+        self,
+        table: Any,
+        *,
+        recipe: RecipeLike,
+        image: str | None = None,
+        text: str | None = None,
+        id: str | None = None,
+        metadata: Sequence[str] = (),
+        **streaming: Any,
+    ) -> LabelResult:
+        """Label the rows of a pandas or polars DataFrame or of an Arrow table; the labels are in their order.
+
+        image, text, id: the columns that hold them; an image is a path, an address, the bytes of a file, a PIL image or
+        an array. metadata: columns that LFs may read by their names. Missing values are left out.
+        Without an id column, pandas' index names the rows where it is unique; otherwise their numbers do.
+        streaming: options of ``label_many``, such as batch_size, on_error and progress.
+        Raises InvalidRequest if the table has no such columns.
+        """
+        rows = checked_table(table, image=image, text=text, id=id, metadata=metadata)
+        with self.label_many(rows, recipe=recipe, **streaming) as stream:
+            return result_of(list(stream), stream)
+
+    def votes(self, items: Iterable[Labelable], *, recipe: RecipeLike) -> VotesResult:
+        """Return what each labeling function of a recipe says of each item; no label model is asked."""
+        return self._ask(routes.votes(self._form(items), recipe_text(recipe)))
+
+    def embed(
+        self,
+        items: Iterable[Labelable],
+        *,
+        primitive: str | Mapping[str, Any] = "clip",
+        on: Literal["image", "text"] | None = None,
+    ) -> EmbedResult:
+        """Return an embedding of each item.
+
+        primitive: a model that ``models()`` names, or the fields of a recipe's primitive. on: what of each item; None
+        for its image, or its text where it has none.
+        """
+        return self._ask(routes.embed(self._form(items), primitive, on))
+
+    def detect(
+        self,
+        items: Iterable[Labelable],
+        *,
+        primitive: str | Mapping[str, Any] = "detector",
+        min_score: float | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> DetectResult:
+        """Return what a detector finds in each image. classes: those to report; None for all."""
+        return self._ask(routes.detect(self._form(items), primitive, min_score, classes))
+
+    def search(self, queries: Iterable[Labelable], *, index: str, k: int = 10) -> SearchResult:
+        """Return the nearest items of an index for each query, a text or an image. index: as ``indexes()`` names it."""
+        return self._ask(routes.search(self._form(queries), index, k))
+
+    def indexes(self) -> tuple[Index, ...]:
+        """Return the indexes that can be searched."""
+        return self._ask(routes.indexes())
+
+    def models(self) -> tuple[Model, ...]:
+        """Return the models that callers may name."""
+        return self._ask(routes.models())
 
     def recipe(self, name: str) -> dict[str, Any]:
         """Return one stored recipe as a mapping. Raises RecipeNotFound."""
-        return read_object(self._send("GET", _recipe_path(name)))
+        return self._ask(resource_routes.recipe(name))
 
     def healthy(self) -> bool:
         """Return whether a service answers; never raises, never retries."""
-        try:
-            return self._http.get("/healthz").status_code == 200
-        except httpx.TransportError:
-            return False
+        return self._is_well("/healthz")
+
+    def ready(self) -> bool:
+        """Return whether a service would label now: its models and its store work; never raises, never retries."""
+        return self._is_well("/readyz")
 
     def close(self) -> None:
         """Give the connections back."""
@@ -149,127 +190,70 @@ class Client(_Base):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _send(self, method: str, path: str, **body: Any) -> httpx.Response:
-        for attempt in range(self.max_retries + 1):
-            last = attempt == self.max_retries
-            try:
-                response = self._http.request(method, path, **body)
-            except httpx.TransportError as error:
-                if last or not _may_retry(error):
-                    raise self._unreachable(error) from error
-                wait_s = self._wait_s(attempt, None)
-            else:
-                if last or response.status_code not in BUSY:
-                    return checked(response)
-                wait_s = self._wait_s(attempt, response)
-            time.sleep(wait_s)
-        raise AssertionError("the last attempt returns or raises")
+    def _is_well(self, path: str) -> bool:
+        outcome = self._once(routes.probe(path), "", min(10.0, self.patience.timeout_s))
+        return isinstance(outcome, Answer) and outcome.status == 200
 
-
-class AsyncClient(_Base):
-    """Client for async code: the same methods, awaited."""
-
-    def __init__(
+    def _label(
         self,
-        base_url: str = DEFAULT_URL,
+        items: Iterable[Labelable],
+        recipe: str,
         *,
-        transport: httpx.AsyncBaseTransport | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(base_url, **options)
-        self._http = httpx.AsyncClient(transport=transport, **self._options())
+        first: int = 0,
+        pause: Callable[[float], object] | None = None,
+        on_busy: Callable[[], object] | None = None,
+    ) -> LabelResult:
+        return self._ask(routes.label(self._form(items, first=first), recipe), pause=pause, on_busy=on_busy)
 
-    @classmethod
-    def in_process(cls, app: Any, **options: Any) -> Self:
-        """Return a client of an ASGI app in this process, such as ``create_app()``: no socket, for tests."""
-        return cls("http://localhost", transport=httpx.ASGITransport(app=app), **options)
+    def _form(self, items: Iterable[Labelable], *, first: int = 0) -> Form:
+        return fill_form(items, max_image_bytes=self.max_image_bytes, first=first)
 
-    async def label(self, items: Iterable[Labelable], *, recipe: RecipeLike) -> LabelResult:
-        """Label items as a recipe says; see :meth:`Client.label`. Files are read on a thread."""
-        told = await asyncio.to_thread(recipe_text, recipe)
-        form = await asyncio.to_thread(fill_form, items, max_image_bytes=self.max_image_bytes)
-        return read_result(
-            form, await self._send("POST", "/v1/label", **_body(form, told)) if form.entries else None
-        )
+    def _ask(
+        self,
+        call: Call[T],
+        *,
+        pause: Callable[[float], object] | None = None,
+        on_busy: Callable[[], object] | None = None,
+    ) -> T:
+        """Send a call, again where that helps, and return its answer as it is meant.
 
-    async def recipes(self) -> list[dict[str, Any]]:
-        """Return the stored recipes; see :meth:`Client.recipes`."""
-        return read_recipe_list(await self._send("GET", "/v1/recipes"))
-
-    async def recipe(self, name: str) -> dict[str, Any]:
-        """Return one stored recipe as a mapping. Raises RecipeNotFound."""
-        return read_object(await self._send("GET", _recipe_path(name)))
-
-    async def healthy(self) -> bool:
-        """Return whether a service answers; never raises, never retries."""
+        pause: what waits. on_busy: told when the service asks to wait.
+        """
+        if call.unsent is not None:
+            return call.unsent
+        steps, key, n_attempts = self._attempts(call), new_key(), 0
         try:
-            return (await self._http.get("/healthz")).status_code == 200
-        except httpx.TransportError:
-            return False
+            step = next(steps)
+            while True:
+                if isinstance(step, Send):
+                    n_attempts += 1
+                    step = steps.send(self._once(call, key, step.timeout_s))
+                else:
+                    if step.busy and on_busy is not None:
+                        on_busy()
+                    (pause or time.sleep)(step.seconds)
+                    step = steps.send(None)
+        except StopIteration as done:
+            answer: Answer = done.value
+        return call.read(checked(answer, attempts=n_attempts))
 
-    async def close(self) -> None:
-        """Give the connections back."""
-        await self._http.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def _send(self, method: str, path: str, **body: Any) -> httpx.Response:
-        for attempt in range(self.max_retries + 1):
-            last = attempt == self.max_retries
+    def _once(self, call: Call[Any], key: str, timeout_s: float) -> Answer | httpx.TransportError:
+        request = request_of(self._http, call, key)
+        give_time(request, timeout_s)
+        until = time.monotonic() + timeout_s
+        try:
+            response = self._http.send(request, stream=True)
             try:
-                response = await self._http.request(method, path, **body)
-            except httpx.TransportError as error:
-                if last or not _may_retry(error):
-                    raise self._unreachable(error) from error
-                wait_s = self._wait_s(attempt, None)
-            else:
-                if last or response.status_code not in BUSY:
-                    return checked(response)
-                wait_s = self._wait_s(attempt, response)
-            await asyncio.sleep(wait_s)
-        raise AssertionError("the last attempt returns or raises")
-
-
-class _InProcess(httpx.BaseTransport):
-    """Runs an ASGI app for a synchronous client, on an event loop of its own thread."""
-
-    def __init__(self, app: Any) -> None:
-        self._asgi = httpx.ASGITransport(app=app)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="manyeyes-in-process")
-        self._loop = asyncio.Runner()
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        whole = httpx.Request(request.method, request.url, headers=request.headers, content=request.read())
-        return self._thread.submit(lambda: self._loop.run(self._answer(whole))).result()
-
-    async def _answer(self, request: httpx.Request) -> httpx.Response:
-        answer = await self._asgi.handle_async_request(request)
-        return httpx.Response(answer.status_code, headers=answer.headers, content=await answer.aread())
-
-    def close(self) -> None:
-        self._thread.submit(self._loop.close).result()
-        self._thread.shutdown()
-
-
-def _body(form: Form, recipe: str) -> dict[str, Any]:
-    # Without file names, which HTTP libraries write in ways of their own; all fields are "files" to httpx, since it
-    # would url-encode a form that has none.
-    fields: list[tuple[str, tuple[str | None, bytes | str, str]]] = [
-        ("recipe", (None, recipe, "text/plain; charset=utf-8")),
-        ("items", (None, f"[{','.join(form.entries)}]", "application/json")),
-    ]
-    images = [("files", (None, data, "application/octet-stream")) for data in form.files]
-    return {"files": [*fields, *images]}
-
-
-def _may_retry(error: httpx.TransportError) -> bool:
-    # After a read timeout the service is still at work on the first one; asking again would only add to it.
-    return isinstance(error, (httpx.ConnectTimeout, httpx.NetworkError, httpx.RemoteProtocolError))
-
-
-def _recipe_path(name: str) -> str:
-    return f"/v1/recipes/{quote(name, safe='')}"
+                parts = []
+                for part in response.iter_bytes():
+                    parts.append(part)
+                    # httpx times each step; an answer that trickles would take any number of them.
+                    if time.monotonic() > until:
+                        raise httpx.ReadTimeout("the answer did not end in time", request=request)
+            finally:
+                response.close()
+        except httpx.TransportError as error:
+            return error
+        except httpx.DecodingError as error:
+            raise ServiceFailed(f"{request.url} answered with an encoding that is none: {error}") from error
+        return answer_of(response, b"".join(parts))
