@@ -6,10 +6,11 @@ The command line, the service and every job call this one object, so the same re
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Self
+from typing import Self, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -33,12 +34,12 @@ from manyeyes.lfs.build import Ask, build_lfs, collect_votes, declared_sets
 from manyeyes.models.base import LabelModel, load_label_model
 from manyeyes.primitives.base import FeatureSet
 from manyeyes.primitives.cache import Cache
-from manyeyes.primitives.extractor import Extractor, PassCounter
+from manyeyes.primitives.extractor import Extractor, Options, PassCounter
 from manyeyes.primitives.naming import families
 from manyeyes.recipe import Recipe
 from manyeyes.recipe_label_model import TargetPrecision
 from manyeyes.recipe_parts import with_needs
-from manyeyes.settings import Limits, home
+from manyeyes.settings import home
 from manyeyes.types import ABSTAIN, FloatArray, Item, Labels, Versions, Votes, set_name
 
 Progress = Callable[[int], None]
@@ -46,7 +47,7 @@ Progress = Callable[[int], None]
 
 
 class Labeler:
-    """Labels items as a recipe says.
+    """Labels items as a recipe says. Safe to label with from several threads; fitting is for one.
 
     recipe: what to label and how. extractor: computes features; by default one for the recipe's primitives, with the
     cache in ``settings.home()``. label_model: an already fitted one, such as ``load_label_model`` returns.
@@ -74,6 +75,7 @@ class Labeler:
         self.chunk_size = chunk_size
         self._lfs = build_lfs(recipe)
         self._prepared = False
+        self._preparing = threading.Lock()
         self.extractor = extractor or extractor_for(recipe, cache=Cache.shared(home() / "cache"))
 
     @property
@@ -298,10 +300,13 @@ class Labeler:
         return {**errors, **features.errors}
 
     def _prepare(self) -> None:
-        if not self._prepared:
-            for lf in self._lfs:
-                lf.prepare(self.extractor)
-            self._prepared = True
+        if self._prepared:
+            return
+        with self._preparing:
+            if not self._prepared:
+                for lf in self._lfs:
+                    lf.prepare(self.extractor)
+                self._prepared = True
 
     def _fitted(
         self,
@@ -352,9 +357,10 @@ def _told(sets: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
     return "; ".join(set_name(classes, members) for members in sets) or "none"
 
 
-def extractor_for(recipe: Recipe, *, cache: Cache | None, limits: Limits | None = None) -> Extractor:
+def extractor_for(recipe: Recipe, **options: Unpack[Options]) -> Extractor:
     """Return what computes the features that a recipe's LFs and its label model read; no weights are loaded yet.
 
+    options: as for ``Extractor``.
     Raises InvalidRecipe if an LF cannot be built.
     """
     lfs = build_lfs(recipe)
@@ -362,7 +368,7 @@ def extractor_for(recipe: Recipe, *, cache: Cache | None, limits: Limits | None 
     read = {feature for lf in lfs for feature in lf.reads} | {recipe.label_model.embeddings or ""}
     named = {name for feature in read - {""} for name in families(feature)}
     specs = {name: recipe.primitives[name] for name in with_needs(named, recipe.primitives)}
-    return Extractor.for_specs(specs, also=own, cache=cache, limits=limits)
+    return Extractor.for_specs(specs, also=own, **options)
 
 
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

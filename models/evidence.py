@@ -9,11 +9,12 @@ interpreter in all that matters here.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -114,7 +115,41 @@ def one_blas_thread() -> Any:
     Products this small lose more by waking a second BLAS thread than they gain, above all while something else has the
     cores: 17 times slower was seen.
     """
-    return _thread_pools().limit(limits=1, user_api="blas")
+    return _ONE_THREAD
+
+
+class _OneThread:
+    """The limit holds from when the first thread enters to when the last one leaves.
+
+    It is one for the whole process, so that who left first would undo it for those who are still inside.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._limit = _thread_pools().limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._limit.restore_original_limits()
+                self._limit = None
+
+    def renew(self) -> None:
+        """Forget who is inside; for a process that was forked."""
+        self._lock = threading.Lock()
+        self._inside = 0
+
+
+_ONE_THREAD: Final = _OneThread()
+os.register_at_fork(after_in_child=_ONE_THREAD.renew)
 
 
 @cache

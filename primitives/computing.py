@@ -6,7 +6,9 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -21,10 +23,78 @@ logger = logging.getLogger(__name__)
 _SAVE_EVERY_S = 1.0
 
 
+Pending: TypeAlias = Callable[[], list[Outcome]]
+"""Waits for a batch and returns its rows, input by input; raises what concerns more than one input."""
+
+
+class Run(Protocol):
+    """Who computes a batch: the thread that asks, or a queue that many share."""
+
+    def __call__(
+        self,
+        feature: str,
+        primitive: Primitive,
+        layout: Layout,
+        batch: Sequence[Any],
+        count: Callable[[int], None],
+    ) -> Pending:
+        """Begin to compute a batch. count: told the size of each forward pass."""
+
+
+def run_here(
+    feature: str, primitive: Primitive, layout: Layout, batch: Sequence[Any], count: Callable[[int], None]
+) -> Pending:
+    """Compute a batch at once."""
+    found = outcomes_of(primitive, layout, batch, count)
+    return lambda: [failed_alone(feature, one) if isinstance(one, Poison) else one for one in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """What a primitive raised on one input alone."""
+
+    error: Exception
+
+
+def outcomes_of(
+    primitive: Primitive, layout: Layout, batch: Sequence[Any], count: Callable[[int], None]
+) -> list[Outcome | Poison]:
+    """Return rows for each input; where a batch fails, halve it until the inputs that fail alone are found.
+
+    Raises a ManyeyesError that concerns no single input.
+    """
+    count(len(batch))
+    try:
+        rows = list(primitive.compute(batch))
+        layout.check(rows, len(batch))
+        return list(rows)
+    except ManyeyesError as error:
+        # Missing weights or packages are not one item's fault.
+        if not isinstance(error, ItemError):
+            raise
+        problem: Exception = error
+    except Exception as error:  # whatever a model raises on a batch, the other items must be labeled
+        problem = error
+    if len(batch) > 1:
+        middle = len(batch) // 2
+        return outcomes_of(primitive, layout, batch[:middle], count) + outcomes_of(
+            primitive, layout, batch[middle:], count
+        )
+    return [Poison(problem)]
+
+
+def failed_alone(feature: str, poison: Poison) -> PrimitiveFailed:
+    """Return the error of an input on which a primitive failed alone."""
+    problem = poison.error
+    logger.info("primitive %s failed on one item", feature, exc_info=problem)
+    return PrimitiveFailed(f"{feature} failed on this item alone: {type(problem).__name__}: {problem}")
+
+
 class Computing:
     """The work of one call: rows that are known, inputs that wait for a batch, contents that failed.
 
-    layout: feature → its layout, loading the model only if the cache does not know. ready: loads the model.
+    layout: feature → its layout, loading the model only if the cache does not know. ready: loads the model. run: who
+    computes a batch; by default the thread that asks.
     rows: feature → digest → bytes. failed: digest → why a primitive could not compute it.
     """
 
@@ -37,6 +107,7 @@ class Computing:
         layout: Callable[[str], Layout],
         ready: Callable[[str], None],
         prompts: bool = False,
+        run: Run | None = None,
     ) -> None:
         self.rows: dict[str, dict[bytes, bytes]] = defaultdict(dict)
         self.failed: dict[bytes, ItemError] = {}
@@ -46,6 +117,8 @@ class Computing:
         self._layout = layout
         self._ready = ready
         self._prompts = prompts
+        self._run = run or run_here
+        self._under_way: dict[str, tuple[list[bytes], Pending]] = {}
         self._waiting: dict[str, dict[bytes, Any]] = defaultdict(dict)
         self._primitives: dict[str, Primitive] = {}
         self._unsaved: dict[str, dict[bytes, bytes]] = defaultdict(dict)
@@ -77,24 +150,37 @@ class Computing:
         for feature in list(self._waiting):
             if self._waiting[feature]:
                 self._compute(feature)
+        for feature in list(self._under_way):
+            self._settle(feature)
         self._save()
 
     def _compute(self, feature: str) -> None:
+        primitive = self._primitives[feature]
         batch = self._waiting[feature]
         self._waiting[feature] = {}
-        batch = self._with_needs(self._primitives[feature], batch)
+        batch = self._with_needs(primitive, batch)
         if not batch:
             return
         self._ready(feature)
         layout = self._layout(feature)
-        results = self._rows_of(feature, layout, list(batch.values()))
-        for digest, result in zip(batch, results, strict=True):
+        count = partial(self._counter.add, feature, prompts=self._prompts)
+        outcomes = self._run(feature, primitive, layout, list(batch.values()), count)
+        # While somebody else computes these, the next batch is read; more than two would take too much memory.
+        self._settle(feature)
+        self._under_way[feature] = (list(batch), outcomes)
+        if time.monotonic() - self._saved_at > _SAVE_EVERY_S:
+            self._save()
+
+    def _settle(self, feature: str) -> None:
+        """Take what came of the batch that is under way."""
+        if feature not in self._under_way:
+            return
+        digests, outcomes = self._under_way.pop(feature)
+        for digest, result in zip(digests, outcomes(), strict=True):
             if isinstance(result, ItemError):
                 self.failed[digest] = result
             elif result is not None:
                 self._unsaved[feature][digest] = self.rows[feature][digest] = result.tobytes()
-        if time.monotonic() - self._saved_at > _SAVE_EVERY_S:
-            self._save()
 
     def _with_needs(self, primitive: Primitive, batch: dict[bytes, Any]) -> dict[bytes, Any]:
         """Return inputs with the rows of others that a primitive reads; those that failed there are left out."""
@@ -103,6 +189,7 @@ class Computing:
         for need in primitive.needs:
             if self._waiting.get(need):
                 self._compute(need)
+            self._settle(need)
         dtypes = {need: self._layout(need).dtype for need in primitive.needs}
         return {
             digest: primitive.given(
@@ -111,28 +198,6 @@ class Computing:
             for digest, value in batch.items()
             if all(digest in self.rows[need] for need in primitive.needs)
         }
-
-    def _rows_of(self, feature: str, layout: Layout, batch: Sequence[Any]) -> list[Outcome]:
-        """Return rows for each input; where a batch fails, halve it until the inputs that fail alone are found."""
-        self._counter.add(feature, len(batch), prompts=self._prompts)
-        try:
-            rows = list(self._primitives[feature].compute(batch))
-            layout.check(rows, len(batch))
-            return list(rows)
-        except ManyeyesError as error:
-            # Missing weights or packages are not one item's fault.
-            if not isinstance(error, ItemError):
-                raise
-            problem: Exception = error
-        except Exception as error:  # whatever a model raises on a batch, the other items must be labeled
-            problem = error
-        if len(batch) > 1:
-            middle = len(batch) // 2
-            return self._rows_of(feature, layout, batch[:middle]) + self._rows_of(
-                feature, layout, batch[middle:]
-            )
-        logger.info("primitive %s failed on one item", feature, exc_info=problem)
-        return [PrimitiveFailed(f"{feature} failed on this item alone: {type(problem).__name__}: {problem}")]
 
     def _save(self) -> None:
         self._saved_at = time.monotonic()

@@ -11,28 +11,39 @@ import weakref
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from manyeyes.errors import InvalidRecipe, InvalidRequest, ItemError, UnreadableItem, nearest
+from manyeyes.errors import InvalidRecipe, InvalidRequest, ItemError, UnreadableItem
 from manyeyes.primitives.base import DependentPrimitive, FeatureSet, Primitive, PrimitiveSpec
+from manyeyes.primitives.build import build_primitives, primitive_of, text_feature
 from manyeyes.primitives.cache import Cache, content_digest
 from manyeyes.primitives.chains import check_source, read_given, sort_out
-from manyeyes.primitives.computing import Computing
+from manyeyes.primitives.computing import Computing, Run
 from manyeyes.primitives.contents import Contents, check_text
 from manyeyes.primitives.counter import PassCounter
 from manyeyes.primitives.features import Layout
-from manyeyes.primitives.images import decode_image
-from manyeyes.primitives.naming import parts, split
+from manyeyes.primitives.naming import parts
 from manyeyes.primitives.pairs import see_pairs
-from manyeyes.primitives.reading import Decode, Read, Reader, ahead
-from manyeyes.registry import load
+from manyeyes.primitives.reading import Decode, Read, Reader, Threads, ahead
 from manyeyes.settings import Limits
 from manyeyes.types import Item
 
 __all__ = ["Extractor", "PassCounter"]
+
+
+class Options(TypedDict, total=False):
+    """How an Extractor works, beside which primitives it has."""
+
+    cache: Cache | None
+    batch_size: int
+    decode_threads: int | None
+    limits: Limits | None
+    decode: Decode | None
+    threads: Threads | None
+    run: Run | None
 
 
 class Extractor:
@@ -40,7 +51,8 @@ class Extractor:
 
     primitives: feature name → primitive. cache: where features are kept; None keeps nothing. batch_size: inputs a
     forward pass; it never changes a feature. decode_threads: threads that read and decode; by default one a core, at
-    most eight. limits: what one item may cost. decode: how an image becomes pixels.
+    most eight. limits: what one item may cost. decode: how an image becomes pixels. threads: which read and decode, if
+    shared with others. run: who computes a batch; by default the thread that asks.
 
     >>> from manyeyes.primitives.toy import ToySpec
     >>> extractor = Extractor.for_specs({"toy": ToySpec(kind="toy")}, cache=None)
@@ -57,7 +69,9 @@ class Extractor:
         batch_size: int = 32,
         decode_threads: int | None = None,
         limits: Limits | None = None,
-        decode: Decode = decode_image,
+        decode: Decode | None = None,
+        threads: Threads | None = None,
+        run: Run | None = None,
     ) -> None:
         if batch_size < 1:
             raise InvalidRequest(f"batch_size is at least 1, got {batch_size}")
@@ -67,6 +81,8 @@ class Extractor:
         self.decode_threads = decode_threads or min(8, len(os.sched_getaffinity(0)))
         self.limits = limits if limits is not None else Limits()
         self.decode = decode
+        self.run = run
+        self._lent = threads
         self.counter = PassCounter()
         self._layouts: dict[str, Layout] = {}
         self._lock = threading.RLock()
@@ -78,31 +94,14 @@ class Extractor:
         specs: Mapping[str, PrimitiveSpec],
         *,
         also: Mapping[str, Primitive] | None = None,
-        cache: Cache | None = None,
-        batch_size: int = 32,
-        decode_threads: int | None = None,
-        limits: Limits | None = None,
-        decode: Decode = decode_image,
+        **options: Unpack[Options],
     ) -> Self:
         """Return an extractor for the primitives of a recipe; no weights are loaded yet.
 
-        also: feature name → primitive, of signals that are no primitives of the recipe.
+        also: feature name → primitive, of signals that are no primitives of the recipe. options: as for the class.
         Raises InvalidRecipe if a kind is unknown.
         """
-        primitives: dict[str, Primitive] = dict(also or {})
-        for name, spec in specs.items():
-            primitives |= load("manyeyes.primitives", spec.kind).build(name, spec)
-        for primitive in primitives.values():
-            if isinstance(primitive, DependentPrimitive):
-                primitive.bind(primitives)
-        return cls(
-            primitives,
-            cache=cache,
-            batch_size=batch_size,
-            decode_threads=decode_threads,
-            limits=limits,
-            decode=decode,
-        )
+        return cls(build_primitives(specs, also), **options)
 
     def extract(self, items: Sequence[Item], needs: Collection[str]) -> FeatureSet:
         """Return the features of some items; a row with an error is absent from every block.
@@ -181,7 +180,7 @@ class Extractor:
         primitive: its name or a feature of it; the feature that reads text is used, such as "clip.text" for "clip".
         Raises InvalidRecipe if the primitive cannot embed texts, or a text is not one.
         """
-        feature = self._text_feature(primitive)
+        feature = text_feature(primitive, self.primitives)
         wordings: dict[bytes, str] = {}
         digests: list[bytes | None] = []
         for text in texts:
@@ -320,27 +319,11 @@ class Extractor:
             layout=self._layout,
             ready=self._ready,
             prompts=prompts,
+            run=self.run,
         )
 
     def _primitive(self, feature: str) -> Primitive:
-        feature, _ = split(feature)  # which text it reads makes it no other primitive
-        if feature not in self.primitives:
-            allowed = sorted(self.primitives)
-            raise InvalidRecipe(
-                f"no primitive gives {feature!r}; there are: {', '.join(allowed) or 'none'}{nearest(feature, allowed)}"
-            )
-        return self.primitives[feature]
-
-    def _text_feature(self, primitive: str) -> str:
-        for feature in (primitive, f"{primitive}.text"):
-            if feature in self.primitives and self.primitives[feature].modality == "text":
-                return feature
-        self._primitive(primitive)
-        texts = sorted(name.partition(".")[0] for name, p in self.primitives.items() if p.modality == "text")
-        raise InvalidRecipe(
-            f"primitive {primitive!r} does not embed texts, so it has no prompts; those that do:"
-            f" {', '.join(texts) or 'none'}"
-        )
+        return primitive_of(feature, self.primitives)
 
     def _ready(self, feature: str) -> None:
         with self._lock:
@@ -361,7 +344,9 @@ class Extractor:
             self._layouts[feature] = layout
             return layout
 
-    def _threads(self) -> ThreadPoolExecutor:
+    def _threads(self) -> Threads:
+        if self._lent is not None:
+            return self._lent
         with self._lock:
             # Threads do not survive a fork.
             if self._pool is None or self._pool[0] != os.getpid():

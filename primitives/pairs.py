@@ -7,7 +7,6 @@ where a primitive lacks that very pair.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
 
@@ -16,7 +15,7 @@ from manyeyes.primitives.base import DecodedImage, PreparingPrimitive, Primitive
 from manyeyes.primitives.cache import content_digest
 from manyeyes.primitives.computing import Computing
 from manyeyes.primitives.contents import Contents
-from manyeyes.primitives.reading import Decode, Read, Reader, ReducedInput, ahead
+from manyeyes.primitives.reading import Decode, Read, Reader, ReducedInput, Threads, ahead
 from manyeyes.settings import Limits
 from manyeyes.types import Item
 
@@ -53,10 +52,10 @@ def see_pairs(
     primitives: Mapping[str, Primitive],
     work: Computing,
     *,
-    threads: Callable[[], ThreadPoolExecutor],
+    threads: Callable[[], Threads],
     limits: Limits,
     ready: Callable[[str], None],
-    decode: Decode,
+    decode: Decode | None,
     n_ahead: int,
 ) -> list[bytes | None]:
     """Queue what is not known of the pairs; return one digest an item, None where a half is missing or wrong.

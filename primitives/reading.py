@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from manyeyes.errors import ItemError, ManyeyesError, PrimitiveFailed
 from manyeyes.primitives.base import DecodedImage, PreparingPrimitive, Primitive
 from manyeyes.primitives.cache import Cache, content_digest
+from manyeyes.primitives.cores import CORES
 from manyeyes.primitives.images import (
     check_pil,
     decode_image,
@@ -64,7 +65,7 @@ class Reader:
     """Reads images for one call of an extractor; each content is decoded once, for all primitives that lack it.
 
     primitives: feature → primitive. ready: called before a primitive's first use; may load its model. decode: how an
-    image becomes pixels.
+    image becomes pixels; by default ``decode_image``.
     """
 
     def __init__(
@@ -74,13 +75,13 @@ class Reader:
         cache: Cache | None,
         limits: Limits,
         ready: Callable[[str], None],
-        decode: Decode = decode_image,
+        decode: Decode | None = None,
     ) -> None:
         self._primitives = primitives
         self._cache = cache
         self._limits = limits
         self._ready = ready
-        self._decode_image = decode
+        self._decode_image = decode or decode_image
         self._lock = threading.Lock()
         self._taken: set[bytes] = set()
 
@@ -135,10 +136,13 @@ class Reader:
                 self._ready(feature)
                 sides[feature] = primitive.least_side()
         # The largest first: it says how much the others would be reduced, and most share it.
-        for feature in sorted(features, key=lambda feature: -(sides.get(feature) or sys.maxsize)):
-            image = self._decode(source, sides.get(feature), decoded)
-            self._ready(feature)
-            inputs[feature] = _prepared(feature, self._primitives[feature], image)
+        order = sorted(features, key=lambda feature: -(sides.get(feature) or sys.maxsize))
+        for feature in order:
+            self._ready(feature)  # may load a model, which takes seconds
+        with CORES:
+            for feature in order:
+                image = self._decode(source, sides.get(feature), decoded)
+                inputs[feature] = _prepared(feature, self._primitives[feature], image)
         return {feature: inputs[feature] for feature in features}
 
     def _decode(
@@ -165,7 +169,14 @@ def _prepared(feature: str, primitive: Primitive, decoded: DecodedImage) -> Any:
         raise PrimitiveFailed(f"{feature} cannot use this image: {type(error).__name__}: {error}") from error
 
 
-def ahead(pool: ThreadPoolExecutor, tasks: Iterable[Callable[[], Read]], *, n_ahead: int) -> Iterator[Read]:
+class Threads(Protocol):
+    """Threads that do what they are given; an executor of ``concurrent.futures`` is one."""
+
+    def submit(self, work: Callable[[], Read], /) -> Future[Read]:
+        """Have something done."""
+
+
+def ahead(pool: Threads, tasks: Iterable[Callable[[], Read]], *, n_ahead: int) -> Iterator[Read]:
     """Yield the results of tasks in order, while at most `n_ahead` more are under way or waiting to be taken."""
     iterator = iter(tasks)
     window: deque[Future[Read]] = deque(pool.submit(task) for task in islice(iterator, n_ahead))
