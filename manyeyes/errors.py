@@ -55,7 +55,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from manyeyes.documents import Problem
 
 
 class ManyeyesError(Exception):
@@ -73,9 +76,10 @@ class ManyeyesError(Exception):
 
 
 class InvalidRecipe(ManyeyesError, ValueError):
-    """A recipe cannot be used as written."""
+    """A recipe cannot be used as written. problems: each with its path and line, where they are known."""
 
     code = "invalid_recipe"
+    problems: tuple[Problem, ...] = ()
 
 
 class InvalidExpression(InvalidRecipe):

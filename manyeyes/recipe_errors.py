@@ -55,8 +55,12 @@ def invalid_recipe(
         lines.append(f"and {len(ordered) - MAX_SHOWN} more problems")
     kind = InvalidExpression if expressions_only else InvalidRecipe
     if len(lines) == 1:
-        return kind(f"{source}, {lines[0]}" if lines[0].startswith("line") else f"{source}: {lines[0]}")
-    return kind(f"{source}: {len(ordered)} problems\n" + "\n".join(f"  {line}" for line in lines))
+        told = f"{source}, {lines[0]}" if lines[0].startswith("line") else f"{source}: {lines[0]}"
+    else:
+        told = f"{source}: {len(ordered)} problems\n" + "\n".join(f"  {line}" for line in lines)
+    error = kind(told)
+    error.problems = tuple(ordered)
+    return error
 
 
 def from_pydantic(
