@@ -29,14 +29,17 @@ from manyeyes.service.middleware.log import RequestLog
 from manyeyes.service.middleware.observe import Observe
 from manyeyes.service.middleware.proxies import Forwarded
 from manyeyes.service.operations import logs
+from manyeyes.service.operations.checks import store_check
 from manyeyes.service.operations.metrics import Metrics
 from manyeyes.service.operations.readiness import Check, Readiness
+from manyeyes.service.operations.statements import watch
 from manyeyes.service.operations.tracing import make_tracing
 from manyeyes.service.pipeline.engine import Engine
 from manyeyes.service.recipes import RecipeStore
 from manyeyes.service.routes import (
     features,
     health,
+    label_studio,
     labels,
     models,
     openai,
@@ -57,7 +60,7 @@ log: Final = logging.getLogger("manyeyes.service")
 NO_STORE: Final = "none"
 """The ``store_url`` of a service that keeps nothing: no recipes, keys or labels but those of files and settings."""
 
-GROUPS: Final = (health, labels, votes, features, search, models, openai, operations, recipes)
+GROUPS: Final = (health, labels, votes, features, search, models, openai, label_studio, operations, recipes)
 """The groups of routes. Each module has ``make_router(service)`` and SHAPES, what its calls and answers look like."""
 
 
@@ -73,6 +76,9 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     metrics, tracing = Metrics(), make_tracing(settings)
     checks: dict[str, Check] = {}
     store = open_store(settings)
+    if store is not None:
+        watch(store.database.engine, metrics)
+        checks["store"] = store_check(store)
     service = Service(
         settings=settings,
         recipes=RecipeStore(settings.recipes_dir, store, allowed_models=settings.allowed_models),
