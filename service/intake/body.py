@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import anyio.to_thread
 from fastapi import Request
 from starlette.exceptions import HTTPException
 
-from manyeyes.service.fetching.fetcher import Fetcher
+from manyeyes.service.fetching.fetcher import Fetcher, Row
 from manyeyes.service.intake.calls import TO_LABEL, Asks, Call, call_from_form, call_from_json, parse_json
 from manyeyes.service.intake.multipart import read_parts
 from manyeyes.service.settings import ServiceSettings
@@ -21,10 +22,14 @@ async def read_call(request: Request, settings: ServiceSettings, *, asks: Asks =
     Base64 and JSON are undone off the event loop.
     """
     call = await _read_body(request, settings, asks)
+    return replace(call, rows=await fetch_rows(request, call.rows))
+
+
+async def fetch_rows(request: Request, rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Return rows with the images that they name by address, or with what is wrong with each."""
     fetcher: Fetcher = request.app.state.service.fetcher
     hold = request.scope.get("state", {}).get("hold", lambda _: None)
-    rows = await fetcher.resolve_rows(call.rows, hold=hold, is_gone=request.is_disconnected)
-    return replace(call, rows=rows)
+    return await fetcher.resolve_rows(rows, hold=hold, is_gone=request.is_disconnected)
 
 
 async def _read_body(request: Request, settings: ServiceSettings, asks: Asks) -> Call:

@@ -72,8 +72,8 @@ def find(name: str, allowed_models: Sequence[str]) -> Offered:
         return by_model[0]
     ids = [one.id for one in known]
     raise NotFound(
-        f"no model {name!r} is offered here; there are: {', '.join(ids)} (GET /v1/models){nearest(name, ids)}."
-        " The operator can allow others: MANYEYES_ALLOWED_MODELS"
+        f"no model {name!r} is offered here; the operator can allow others than {', '.join(ids)} in"
+        f" MANYEYES_ALLOWED_MODELS{nearest(name, ids)}"
     )
 
 

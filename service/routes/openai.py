@@ -13,7 +13,7 @@ from manyeyes.errors import InvalidRequest, ItemError, RequestTooLarge
 from manyeyes.service.access.callers import needs
 from manyeyes.service.context import Service
 from manyeyes.service.errors import Refusal
-from manyeyes.service.intake.body import read_json
+from manyeyes.service.intake.body import fetch_rows, read_json
 from manyeyes.service.intake.items import Read, json_item, kind_of
 from manyeyes.service.intake.options import read_options
 from manyeyes.service.pipeline.engine import Seen
@@ -62,7 +62,7 @@ def make_router(service: Service) -> APIRouter:
         if not isinstance(told, dict):
             raise _refused(f"the body must be one JSON object with `model` and `input`, got {kind_of(told)}")
         options = read_options(OpenAIOptions, told, example=EXAMPLE_OPENAI)
-        rows = _rows(told.get("input"), options.modality, settings.max_items)
+        rows = await fetch_rows(request, _rows(told.get("input"), options.modality, settings.max_items))
 
         def begin() -> tuple[Offered, str]:
             model = find(options.model, settings.allowed_models)
@@ -96,7 +96,13 @@ def _rows(given: Any, modality: str, max_items: int) -> list[tuple[str, Read]]:
             f"the call holds {len(inputs):,} inputs; this service takes {max_items:,} at once. Send"
             " them in several calls"
         )
-    return [(f"input {i}", json_item({modality: one})) for i, one in enumerate(inputs)]
+    return [(f"input {i}", _read(one, modality)) for i, one in enumerate(inputs)]
+
+
+def _read(given: Any, modality: str) -> Read:
+    if modality == "image" and isinstance(given, str) and given.startswith(("http://", "https://")):
+        return json_item({"url": given})
+    return json_item({modality: given})
 
 
 def _answer(rows: Sequence[tuple[str, Read]], seen: Seen, feature: str, options: OpenAIOptions) -> Response:

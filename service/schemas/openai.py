@@ -30,7 +30,7 @@ class OpenAIOptions(BaseModel):
     )
     modality: Literal["text", "image"] = Field(
         default="text",
-        description="`image`: the inputs are images, as `data:image/…;base64,…`. Not OpenAI's: infinity has it.",
+        description="`image`: the inputs are images: data URLs, or URLs that may be fetched. As in infinity; not OpenAI's.",
     )
     user: str | None = None
 

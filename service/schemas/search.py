@@ -39,6 +39,10 @@ class SearchCall(SearchOptions):
 
     text: str | None = None
     image: str | None = Field(default=None, description="An image file in base64.")
+    url: str | None = Field(
+        default=None, description="Where an image is, on a host that the operator listed."
+    )
+    object: str | None = Field(default=None, description="Where an image is, in a bucket of the operator's.")
     id: str | None = Field(default=None, min_length=1, max_length=1024)
     metadata: dict[str, str | int | float | bool | None] | None = None
     items: list[ItemIn] | None = Field(
