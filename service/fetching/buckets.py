@@ -26,7 +26,7 @@ from typing import Annotated, Any, Final, Literal
 import obstore
 from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, S3Store
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from manyeyes.documents import read_document
 from manyeyes.errors import (
@@ -68,12 +68,19 @@ class Bucket(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    url: str = Field(pattern=f"^{_URL.pattern}/?$", max_length=1000)
+    url: str = Field(max_length=1000)
     region: str | None = Field(default=None, pattern=r"^[a-z0-9-]{1,40}$")
     endpoint: str | None = Field(default=None, pattern=r"^https?://[^\s@]+$")
     credentials: dict[str, Variable] = Field(default_factory=dict)
     anonymous: bool = False
     addressing: Literal["path", "host"] = "path"
+
+    @field_validator("url")
+    @classmethod
+    def _names_a_bucket(cls, url: str) -> str:
+        if not _URL.fullmatch(url.removesuffix("/")) or {".", ".."} & set(url.split("/")):
+            raise ValueError("must name a bucket of s3, gs or az, such as s3://photos or s3://photos/2026")
+        return url
 
     @model_validator(mode="after")
     def _credentials_fit(self) -> Bucket:
@@ -186,8 +193,8 @@ async def read_object(bucket: Bucket, key: str, *, max_bytes: int, hold: Hold) -
         size = got.meta["size"]
         if size > max_bytes:
             raise ImageTooLarge(f"the object has {size} bytes; at most {max_bytes} are allowed")
-        hold(size)
         n_bytes = size
+        hold(size)
         # One request, so that what is read is what the size was told of. A stream that breaks goes on, by the range
         # that is left, only where the ETag is still the same.
         data = b"".join([bytes(chunk) async for chunk in got.stream(min_chunk_size=_CHUNK_BYTES)])
