@@ -79,12 +79,13 @@ class ServiceSettings(StoreSettings, AccessSettings, OperationsSettings, RouteSe
     def from_env(cls, environ: Mapping[str, str] = os.environ, **overrides: Any) -> Self:
         """Read ``MANYEYES_<NAME>`` for every setting; what is passed by name and is not None wins.
 
-        A variable that is set to nothing counts as not set. Raises InvalidSettings.
+        A variable that is set to nothing counts as not set. ``MANYEYES_<NAME>_FILE`` names a file that holds the value
+        instead, which is how Docker and Kubernetes hand secrets over; several lines are a list. Raises InvalidSettings.
         """
         read = {
-            name: environ[variable]
+            name: value
             for name in cls.model_fields
-            if environ.get(variable := ENV_PREFIX + name.upper(), "").strip()
+            if (value := _from(environ, ENV_PREFIX + name.upper())) is not None
         }
         return cls(**(read | {name: value for name, value in overrides.items() if value is not None}))
 
@@ -112,6 +113,23 @@ class ServiceSettings(StoreSettings, AccessSettings, OperationsSettings, RouteSe
         return Limits(
             max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels, max_text=self.max_text_chars
         )
+
+
+def _from(environ: Mapping[str, str], variable: str) -> str | None:
+    """Return what a variable holds, or the file that its twin ``…_FILE`` names; None where neither is set."""
+    value, file = environ.get(variable, "").strip(), environ.get(f"{variable}_FILE", "").strip()
+    if value and file:
+        raise InvalidSettings(f"both {variable} and {variable}_FILE are set; set one of them")
+    if not file:
+        return value or None
+    try:
+        lines = [line.strip() for line in Path(file).read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSettings(f"{variable}_FILE names {file!r}, which cannot be read: {error}") from None
+    if not any(lines):
+        # Taken as not set, it could open what was to be closed.
+        raise InvalidSettings(f"{variable}_FILE names {file!r}, which is empty")
+    return ",".join(line for line in lines if line)
 
 
 def is_loopback(host: str) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -47,13 +49,18 @@ class Redactor:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Redactor:
-        """Return a redactor that knows what the environment holds under names of secrets, lists one by one."""
+        """Return a redactor that knows what the environment holds under names of secrets, lists one by one.
+
+        Also what stands in the files that variables such as ``MANYEYES_STORE_URL_FILE`` name.
+        """
         known: set[str] = set()
         for name, value in (os.environ if environ is None else environ).items():
-            if _SECRET_NAME.search(name) and not value.startswith("sha256:"):
-                known |= {value, *value.split(","), *(part.partition("=")[2] for part in value.split(","))}
-                known |= _passwords(value)
-        return cls({value.strip() for value in known})
+            if name.endswith("_FILE") and _SECRET_NAME.search(name.removesuffix("_FILE")):
+                with suppress(OSError, UnicodeDecodeError):
+                    known |= _parts(Path(value).read_text("utf-8"))
+            elif _SECRET_NAME.search(name):
+                known |= _parts(value)
+        return cls(known)
 
     def clean(self, value: Any, *, also: Iterable[str] = ()) -> Any:
         """Return a value without secrets; of mappings and sequences, every string in them.
@@ -87,6 +94,16 @@ class Redactor:
         text = _HEADER.sub(rf"\g<name>\g<sign>{HIDDEN}", text)
         text = _BEARER.sub(rf"\g<scheme> {HIDDEN}", text)
         return _OURS.sub(HIDDEN, text)
+
+
+def _parts(value: str) -> set[str]:
+    """Return what of a variable's value is secret: all of it, each of a list, what is on either side of "="."""
+    found = set()
+    for part in re.split(r"[,\n]", value):
+        told = part.strip()
+        if not told.startswith("sha256:"):
+            found |= {told, told.partition("=")[2], told.rpartition("=")[0], *_passwords(told)}
+    return found
 
 
 def _passwords(url: str) -> set[str]:

@@ -81,3 +81,20 @@ def test_other_machines_need_a_key(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost"])
 def test_this_machine_needs_none(host: str) -> None:
     assert ServiceSettings(host=host).host == host
+
+
+def test_a_file_may_hold_what_a_variable_would(tmp_path: Path) -> None:
+    keys, url = tmp_path / "keys", tmp_path / "url"
+    keys.write_text("a key of at least sixteen\n\n  another key of sixteen\n")
+    url.write_text("postgresql://ann:secret@db/labels\n")
+    environ = {"MANYEYES_API_KEYS_FILE": str(keys), "MANYEYES_STORE_URL_FILE": str(url)}
+    settings = ServiceSettings.from_env(environ)
+    assert len(settings.api_keys) == 2
+    assert settings.store_url == "postgresql://ann:secret@db/labels"
+    with pytest.raises(InvalidSettings, match="set one of them"):
+        ServiceSettings.from_env(environ | {"MANYEYES_API_KEYS": "a key of at least sixteen"})
+    with pytest.raises(InvalidSettings, match="cannot be read"):
+        ServiceSettings.from_env({"MANYEYES_API_KEYS_FILE": str(tmp_path / "gone")})
+    keys.write_text(" \n")
+    with pytest.raises(InvalidSettings, match="is empty"):
+        ServiceSettings.from_env(environ)

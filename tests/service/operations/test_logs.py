@@ -12,6 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -171,14 +172,17 @@ def test_what_looks_like_a_secret_is_not_written(text: str, log_format: str) -> 
     assert not [secret for secret in BARE if secret in written]
 
 
-def test_what_the_environment_and_the_request_hold_is_not_written_wherever_it_stands() -> None:
+def test_what_the_environment_and_the_request_hold_is_not_written_wherever_it_stands(tmp_path: Path) -> None:
     environ = {
-        "MANYEYES_API_KEYS": f"{KEY},another-key-of-mine",
+        "MANYEYES_API_KEYS": f"{KEY}=read,another-key-of-mine",
         "MANYEYES_STORE_URL": DATABASE,
         "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI",
         "OTEL_EXPORTER_OTLP_HEADERS": "api-tok=0a1b2c3d4e",
+        "MANYEYES_LABEL_STUDIO_KEY_FILE": str(tmp_path / "key"),
+        "GONE_KEY_FILE": str(tmp_path / "gone"),
         "PATH": "/usr/bin",
     }
+    (tmp_path / "key").write_text("in-a-file-of-its-own\n")
     with writing(environ) as stream:
         token = STATE.set({"sent_secrets": ("Basic opaque==", "opaque==")})
         for text in (
@@ -189,10 +193,11 @@ def test_what_the_environment_and_the_request_hold_is_not_written_wherever_it_st
             "wJalrXUtnFEMI",
             "0a1b2c3d4e",
             "opaque==",
+            "in-a-file-of-its-own",
         ):
             logging.getLogger("x").info("it is <%s> they say, in /usr/bin", text)
         STATE.reset(token)
-    assert [line["message"] for line in lines(stream)] == [f"it is <{HIDDEN}> they say, in /usr/bin"] * 7
+    assert [line["message"] for line in lines(stream)] == [f"it is <{HIDDEN}> they say, in /usr/bin"] * 8
 
 
 def test_what_is_no_secret_stays() -> None:
