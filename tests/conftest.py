@@ -9,8 +9,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from benchmarks.postgres import PostgresServer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,6 +34,7 @@ os.environ |= {
     "COLUMNS": "120",
 }
 os.environ.pop("MANYEYES_URL", None)
+os.environ.pop("MANYEYES_STORE_URL", None)
 (_HOME / "ultralytics").mkdir()
 
 
@@ -63,6 +68,27 @@ def shared_data() -> Path:
             f"the training and validation photos are not at {folder}; set MANYEYES_DATA to where they are"
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Return a PostgreSQL server for all tests, or skip the test where there is none; with CI=true it fails there."""
+    from benchmarks.postgres import NoPostgres, PostgresServer
+
+    try:
+        server = PostgresServer()
+    except NoPostgres as error:
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    with server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> str:
+    """Return the URL of an empty PostgreSQL database of the test's own."""
+    return postgres.make_database()
 
 
 @pytest.fixture
