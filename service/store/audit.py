@@ -10,7 +10,7 @@ from sqlalchemy import Row, select
 from manyeyes.service.store import tables
 from manyeyes.service.store.database import Database
 from manyeyes.service.store.records import AuditRecord, Page
-from manyeyes.service.store.rows import audited, page
+from manyeyes.service.store.rows import audited, page, storable
 
 _T = tables.audit
 
@@ -62,7 +62,7 @@ class Audit:
         query = select(_T)
         for column, wanted in ((_T.c.subject, subject), (_T.c.actor, actor), (_T.c.action, action)):
             if wanted is not None:
-                query = query.where(column == wanted)
+                query = query.where(column == storable(column.name, wanted))
         return self._database.read(
             lambda connection: page(connection, query, _T.c.id, limit, cursor, _record)
         )
