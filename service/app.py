@@ -35,8 +35,11 @@ from manyeyes.service.operations.readiness import Check, Readiness
 from manyeyes.service.operations.statements import watch
 from manyeyes.service.operations.tracing import make_tracing
 from manyeyes.service.pipeline.engine import Engine
+from manyeyes.service.pipeline.stopping import DrainingServer
 from manyeyes.service.recipes import RecipeStore
 from manyeyes.service.routes import (
+    access,
+    batches,
     features,
     health,
     label_studio,
@@ -60,7 +63,20 @@ log: Final = logging.getLogger("manyeyes.service")
 NO_STORE: Final = "none"
 """The ``store_url`` of a service that keeps nothing: no recipes, keys or labels but those of files and settings."""
 
-GROUPS: Final = (health, labels, votes, features, search, models, openai, label_studio, operations, recipes)
+GROUPS: Final = (
+    health,
+    labels,
+    votes,
+    features,
+    search,
+    models,
+    openai,
+    label_studio,
+    operations,
+    recipes,
+    batches,
+    access,
+)
 """The groups of routes. Each module has ``make_router(service)`` and SHAPES, what its calls and answers look like."""
 
 
@@ -76,15 +92,17 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     metrics, tracing = Metrics(), make_tracing(settings)
     checks: dict[str, Check] = {}
     store = open_store(settings)
+    keys = Keyring(settings, None if store is None else store.keys)
     if store is not None:
         watch(store.database.engine, metrics)
         checks["store"] = store_check(store)
     service = Service(
         settings=settings,
         recipes=RecipeStore(settings.recipes_dir, store, allowed_models=settings.allowed_models),
-        engine=Engine(settings),
+        engine=Engine(settings, observer=metrics),
         fetcher=Fetcher(settings),
         store=store,
+        keys=keys,
         metrics=metrics,
         readiness=Readiness(checks, metrics=metrics),
     )
@@ -94,7 +112,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         summary="Labels images and texts with programs instead of clicks.",
         docs_url=None,
         redoc_url=None,
-        lifespan=lambda _: _lifespan(tracing, store),
+        lifespan=lambda _: _lifespan(service, tracing),
     )
     app.state.service = service
     routers = [group.make_router(service) for group in GROUPS]
@@ -105,7 +123,6 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(Idempotency, settings=settings, store=store)
     app.add_middleware(BodyLimit, settings=settings)
-    keys = Keyring(settings, None if store is None else store.keys)
     app.add_middleware(KeyCheck, settings=settings, keys=keys, open_paths=open_paths)
     app.add_middleware(RequestLog)
     app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
@@ -123,12 +140,13 @@ def open_store(settings: ServiceSettings) -> Store | None:
 
 
 @asynccontextmanager
-async def _lifespan(tracing: Tracing | None, store: Store | None) -> AsyncIterator[None]:
+async def _lifespan(service: Service, tracing: Tracing | None) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        if store is not None:
-            await anyio.to_thread.run_sync(store.close)
+        await anyio.to_thread.run_sync(service.engine.close)
+        if service.store is not None:
+            await anyio.to_thread.run_sync(service.store.close)
         if tracing is not None:
             await anyio.to_thread.run_sync(tracing.close)
 
@@ -180,7 +198,8 @@ def listen(settings: ServiceSettings) -> socket.socket:
 
 def make_server(app: FastAPI) -> uvicorn.Server:
     """Return the server for an app; ``run(sockets=[…])`` runs it."""
-    return uvicorn.Server(
+    engine: Engine = app.state.service.engine
+    return DrainingServer(
         uvicorn.Config(
             app,
             log_config=None,
@@ -188,7 +207,8 @@ def make_server(app: FastAPI) -> uvicorn.Server:
             server_header=False,
             proxy_headers=False,  # Forwarded believes those whom the operator names.
             timeout_graceful_shutdown=30,
-        )
+        ),
+        engine.drain,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from manyeyes.service.access.keyring import Keyring
 from manyeyes.service.fetching.fetcher import Fetcher
 from manyeyes.service.operations.metrics import Metrics
 from manyeyes.service.operations.readiness import Readiness
@@ -19,6 +20,7 @@ class Service:
 
     settings: of the operator. recipes: those that callers may name. engine: labels items and computes features.
     fetcher: gets the images that items name by address. store: what is kept; None where nothing is to be.
+    keys: what opens the service.
     metrics: what is counted. readiness: what must work before calls are sent here.
     """
 
@@ -27,5 +29,6 @@ class Service:
     engine: Engine
     fetcher: Fetcher
     store: Store | None = None
+    keys: Keyring | None = None
     metrics: Metrics = field(default_factory=Metrics)
     readiness: Readiness = field(default_factory=lambda: Readiness({}))

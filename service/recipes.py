@@ -156,7 +156,7 @@ class RecipeStore:
         served = ServedRecipe(
             name=name,
             recipe=self._recipe_of(stored, known[1] if known is not None else None),
-            label_model=None if active is None else self._files_of(store, active),
+            label_model=None if active is None else self.files_of(store, active),
             stored=True,
             version=stored,
         )
@@ -174,8 +174,8 @@ class RecipeStore:
         recipe.check_untrusted(self.allowed_models)
         return recipe
 
-    def _files_of(self, store: Store, record: LabelModelRecord) -> Path:
-        """Return a folder with the files of a label model; they never change under its id."""
+    def files_of(self, store: Store, record: LabelModelRecord) -> Path:
+        """Return a folder with the files of a label model of the store; they never change under its id."""
         folder = self.label_models_dir / record.id
         if not (folder / "label_model.json").is_file():
             self.label_models_dir.mkdir(parents=True, exist_ok=True)
@@ -252,6 +252,16 @@ def resolve(asked: str | Mapping[str, Any], *, store: RecipeStore, settings: Ser
     """
     if isinstance(asked, str) and not _is_text_of_recipe(asked):
         return store.get(asked)
+    recipe = read_untrusted(asked, settings)
+    return ServedRecipe(name=recipe.name, recipe=recipe)
+
+
+def read_untrusted(asked: str | Mapping[str, Any], settings: ServiceSettings) -> Recipe:
+    """Return the recipe that somebody outside wrote.
+
+    Raises InvalidRecipe, UntrustedRecipe if it asks for what only the operator may ask for, and RequestTooLarge if it
+    is longer than a recipe may be.
+    """
     text = asked if isinstance(asked, str) else json.dumps(asked)
     n_bytes, limit = len(text.encode("utf-8", "surrogatepass")), int(settings.max_recipe_bytes)
     if n_bytes > limit:
@@ -266,7 +276,7 @@ def resolve(asked: str | Mapping[str, Any], *, store: RecipeStore, settings: Ser
             "the recipe is nested too deeply; a recipe is a few levels of lists and names"
         ) from error
     recipe.check_untrusted(settings.allowed_models)
-    return ServedRecipe(name=recipe.name, recipe=recipe)
+    return recipe
 
 
 def _is_text_of_recipe(text: str) -> bool:

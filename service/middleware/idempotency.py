@@ -266,10 +266,12 @@ class _Kept:
         if status >= 500 or status in _PASSING:
             return None
         headers = {
-            name.decode("latin-1"): value.decode("latin-1")
+            name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in start.get("headers", ())
             if name.lower() not in (b"content-length", b"connection", b"x-request-id")
         }
+        if "no-store" in headers.get("cache-control", ""):  # it holds a secret, which is kept nowhere
+            return None
         return status, headers, b"".join(part.get("body", b"") for part in parts)
 
     async def release(self) -> None:

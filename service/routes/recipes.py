@@ -1,64 +1,350 @@
-"""The recipes that callers may name."""
+"""The recipes that callers may name: those of the operator's folder to read, those of the store also to change."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
 import anyio.to_thread
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
+from manyeyes.errors import AlreadyExists, InvalidRecipe, ManyeyesError, NotPermitted, RecipeNotFound
+from manyeyes.recipe import Recipe
+from manyeyes.recipe_errors import path_text
 from manyeyes.service.access.callers import needs
 from manyeyes.service.context import Service
-from manyeyes.service.recipes import ServedRecipe
-from manyeyes.service.routes.answers import answers, as_json
-from manyeyes.service.schemas.recipes import RecipeFault, RecipeLine, RecipeList, StoredRecipe
+from manyeyes.service.recipes import ServedRecipe, read_untrusted
+from manyeyes.service.routes.answers import answers
+from manyeyes.service.routes.recipe_diff import diff_recipes
+from manyeyes.service.routes.resources import (
+    Cursor,
+    Limit,
+    by_whom,
+    iso,
+    paged,
+    read_shape,
+    require_match,
+    store_of,
+    takes,
+    told,
+    with_status,
+)
+from manyeyes.service.schemas.recipes import (
+    EXAMPLE_ACTIVATE,
+    EXAMPLE_CREATE,
+    EXAMPLE_VALIDATE,
+    RecipeActivate,
+    RecipeCreate,
+    RecipeDiff,
+    RecipeFault,
+    RecipeLine,
+    RecipeList,
+    RecipeProblem,
+    RecipeValidate,
+    RecipeValidated,
+    RecipeVersionFull,
+    RecipeVersionList,
+    RecipeVersionOut,
+    StoredRecipe,
+)
+from manyeyes.service.store.records import RecipeVersion
 
-SHAPES: Final = (RecipeFault, RecipeLine, RecipeList, StoredRecipe)
+SHAPES: Final = (
+    RecipeActivate,
+    RecipeCreate,
+    RecipeDiff,
+    RecipeFault,
+    RecipeLine,
+    RecipeList,
+    RecipeProblem,
+    RecipeValidate,
+    RecipeValidated,
+    RecipeVersionFull,
+    RecipeVersionList,
+    RecipeVersionOut,
+    StoredRecipe,
+)
+
+_Name = Annotated[str, Path(max_length=200, examples=["garments"])]
+_Version = Annotated[
+    str, Path(max_length=64, description="The hash of a version, or its number.", examples=["1"])
+]
+_WRITES: Final = (404, 408, 409, 412, 413, 415, 422)
 
 
 def make_router(service: Service) -> APIRouter:
     """Return the routes of recipes."""
     router = APIRouter(tags=["recipes"])
+    recipes, settings = service.recipes, service.settings
 
     @router.get(
         "/v1/recipes",
-        summary="List the stored recipes",
-        responses=answers("RecipeList"),
+        summary="List the recipes",
+        responses=with_status(answers("RecipeList", 422), 304),
         dependencies=[needs("read")],
     )
-    async def recipes() -> Response:
-        sound, broken = await anyio.to_thread.run_sync(service.recipes.survey)
-        return as_json(
-            {
-                "recipes": [_line(served) for served in sound],
-                "broken": [
-                    {"name": name, "code": error.code, "message": str(error)}
-                    for name, error in broken.items()
-                ],
-            }
-        )
+    async def list_recipes(request: Request, limit: Limit = 100, cursor: Cursor = None) -> Response:
+        """List the recipes of the operator's folder, on the first page, and those of the store."""
+
+        def work() -> Response:
+            folder = recipes.survey() if cursor is None else ([], {})
+            page = None if service.store is None else service.store.recipes.list(limit, cursor)
+            hidden = [one.name for one in page or () if not recipes.in_folder(one.name)]
+            stored = recipes.survey(hidden)
+            return told(
+                request,
+                {
+                    "recipes": [_line(served) for served in (*folder[0], *stored[0])],
+                    "broken": [
+                        {"name": name, "code": error.code, "message": str(error)}
+                        for name, error in (*folder[1].items(), *stored[1].items())
+                    ],
+                    "has_more": page is not None and page.next_cursor is not None,
+                    "next_cursor": None if page is None else page.next_cursor,
+                },
+            )
+
+        return await anyio.to_thread.run_sync(work)
+
+    @router.post(
+        "/v1/recipes",
+        summary="Keep a recipe, or a new version of one",
+        status_code=201,
+        responses=with_status(answers("RecipeVersionFull", *_WRITES, status=201), 200),
+        openapi_extra=takes("RecipeCreate", EXAMPLE_CREATE),
+        dependencies=[needs("admin")],
+    )
+    async def create(request: Request) -> Response:
+        """Keep a recipe under its name. Its first version is active at once, a later one with `activate`.
+
+        A text that is there already is answered with its version and status 200. With `If-Match`, nothing is done
+        unless the active version is the one named.
+        """
+        store = store_of(service)
+        asked = await read_shape(request, RecipeCreate, EXAMPLE_CREATE)
+        who = by_whom(request)
+
+        def work() -> Response:
+            recipe = read_untrusted(asked.recipe, settings)
+            if recipes.in_folder(recipe.name):
+                raise AlreadyExists(
+                    f"a recipe {recipe.name!r} lies in the operator's folder, and goes before the store; choose another"
+                    " name"
+                )
+            try:
+                active = store.recipes.get(recipe.name)
+            except RecipeNotFound:
+                active = None
+            matched = require_match(request, active.version if active else "")
+            known = active is not None and _is_known(service, recipe)
+            kept = store.recipes.create(recipe.name, recipe.canonical(), note=asked.note, **who)
+            if asked.activate and not kept.is_active:
+                expect = active.version if matched and active is not None else None
+                kept = store.recipes.activate(recipe.name, kept.version, expect=expect, **who)
+            recipes.forget(recipe.name)
+            return told(
+                request,
+                _version(kept) | {"recipe": recipe.document()},
+                status=200 if known else 201,
+                etag=kept.version,
+                location=f"/v1/recipes/{kept.name}/versions/{kept.version}",
+            )
+
+        return await anyio.to_thread.run_sync(work)
+
+    @router.post(
+        "/v1/recipes/validate",
+        summary="Look whether a recipe can be used",
+        responses=answers("RecipeValidated", 408, 413, 415, 422),
+        openapi_extra=takes("RecipeValidate", EXAMPLE_VALIDATE),
+        dependencies=[needs("read")],
+    )
+    async def validate(request: Request) -> Response:
+        """Return all that is wrong with a recipe, with paths and lines. Nothing is kept."""
+        asked = await read_shape(request, RecipeValidate, EXAMPLE_VALIDATE)
+
+        def work() -> Response:
+            try:
+                recipe = read_untrusted(asked.recipe, settings)
+            except (InvalidRecipe, ManyeyesError) as error:
+                return told(request, {"valid": False, "problems": _problems(error)})
+            return told(
+                request,
+                {"valid": True, "problems": [], "name": recipe.name, "version": recipe.version},
+            )
+
+        return await anyio.to_thread.run_sync(work)
 
     @router.get(
+        "/v1/recipes/{name}/versions",
+        summary="The versions of a recipe",
+        responses=with_status(answers("RecipeVersionList", 404, 422), 304),
+        dependencies=[needs("read")],
+    )
+    async def versions(request: Request, name: _Name, limit: Limit = 50, cursor: Cursor = None) -> Response:
+        """List the versions of a recipe, the newest first. A recipe of the folder has the one that lies there."""
+
+        def work() -> Response:
+            if service.store is None or recipes.in_folder(name):
+                return told(
+                    request,
+                    {"data": [_version_of(recipes.get(name))], "has_more": False, "next_cursor": None},
+                )
+            return told(request, paged(service.store.recipes.versions(name, limit, cursor), _version))
+
+        return await anyio.to_thread.run_sync(work)
+
+    @router.get(
+        "/v1/recipes/{name}/versions/{version}",
+        summary="One version of a recipe",
+        responses=with_status(answers("RecipeVersionFull", 404, 422), 304),
+        dependencies=[needs("read")],
+    )
+    async def version(request: Request, name: _Name, version: _Version) -> Response:
+        served = await anyio.to_thread.run_sync(recipes.get, f"{name}@{version}")
+        return told(request, _version_of(served) | {"recipe": served.recipe.document()})
+
+    @router.get(
+        "/v1/recipes/{name}/diff",
+        summary="What differs between two versions",
+        responses=with_status(answers("RecipeDiff", 404, 422), 304),
+        dependencies=[needs("read")],
+    )
+    async def diff(
+        request: Request,
+        name: _Name,
+        before: Annotated[str, Query(alias="from", max_length=64, description="A version: hash or number.")],
+        after: Annotated[
+            str, Query(alias="to", max_length=64, description="Another; left out, the active one.")
+        ] = "",
+    ) -> Response:
+        """Return which classes, labeling functions, primitives and settings differ, and a unified diff of the YAML."""
+
+        def work() -> Response:
+            old = recipes.get(f"{name}@{before}")
+            new = recipes.get(f"{name}@{after}" if after else name)
+            return told(request, diff_recipes(name, old.recipe, new.recipe))
+
+        return await anyio.to_thread.run_sync(work)
+
+    @router.post(
+        "/v1/recipes/{name}/activate",
+        summary="Label with a version from now on",
+        responses=answers("RecipeVersionOut", *_WRITES),
+        openapi_extra=takes("RecipeActivate", EXAMPLE_ACTIVATE),
+        dependencies=[needs("admin")],
+    )
+    async def activate(request: Request, name: _Name) -> Response:
+        """Make a version the one that calls by name are labeled with; every replica does so within seconds.
+
+        With `If-Match`, only where the version that is active now is the one named.
+        """
+        store = store_of(service)
+        asked = await read_shape(request, RecipeActivate, EXAMPLE_ACTIVATE)
+        who = by_whom(request)
+
+        def work() -> Response:
+            _refuse_folder(service, name)
+            expect = None
+            if "if-match" in request.headers:
+                active = store.recipes.get(name).version
+                require_match(request, active)
+                expect = active
+            kept = store.recipes.activate(name, _number(asked.version), expect=expect, **who)
+            recipes.forget(name)
+            return told(request, _version(kept), etag=kept.version)
+
+        return await anyio.to_thread.run_sync(work)
+
+    @router.delete(
+        "/v1/recipes/{name}",
+        summary="Take a recipe out of use, or remove it",
+        status_code=204,
+        responses=answers(None, 404, 412, 422, status=204),
+        dependencies=[needs("admin")],
+    )
+    async def delete(
+        request: Request,
+        name: _Name,
+        purge: Annotated[bool, Query(description="Remove all versions and label models for good.")] = False,
+    ) -> Response:
+        """Take a recipe out of use. Its versions can still be named; sending one again brings the recipe back."""
+        store = store_of(service)
+        who = by_whom(request)
+
+        def work() -> None:
+            _refuse_folder(service, name)
+            if "if-match" in request.headers:
+                require_match(request, store.recipes.get(name).version)
+            (store.recipes.delete if purge else store.recipes.archive)(name, **who)
+            recipes.forget(name)
+
+        await anyio.to_thread.run_sync(work)
+        return Response(status_code=204)
+
+    # Last, since such a path takes in those above.
+    @router.get(
         "/v1/recipes/{name:path}",
-        summary="One stored recipe, as JSON or YAML",
-        responses=answers(
-            "StoredRecipe", 404, 422, others={"application/yaml": {"schema": {"type": "string"}}}
+        summary="One recipe, as JSON or YAML",
+        responses=with_status(
+            answers("StoredRecipe", 404, 422, others={"application/yaml": {"schema": {"type": "string"}}}),
+            304,
         ),
         dependencies=[needs("read")],
     )
     async def recipe(
-        name: Annotated[str, Path(max_length=200, examples=["garments"])],
+        request: Request,
+        name: _Name,
         format: Annotated[Literal["json", "yaml"], Query(description="How to write it.")] = "json",
     ) -> Response:
-        """Return the recipe as it is used, in its canonical form; the `ETag` is its version."""
-        served = await anyio.to_thread.run_sync(service.recipes.get, name)
-        headers = {"ETag": f'"{served.recipe.version}"'}
+        """Return the recipe as it is used, in its canonical form; the `ETag` is its version.
+
+        `name@version` names a version.
+        """
+        served = await anyio.to_thread.run_sync(recipes.get, name)
+        told_as = served.recipe
         if format == "yaml":
-            return Response(served.recipe.to_yaml(), media_type="application/yaml", headers=headers)
-        return Response(served.recipe.to_json(), media_type="application/json", headers=headers)
+            return told(request, told_as.to_yaml(), etag=told_as.version, media_type="application/yaml")
+        return told(request, told_as.to_json(), etag=told_as.version)
 
     return router
+
+
+def _refuse_folder(service: Service, name: str) -> None:
+    if service.recipes.in_folder(name):
+        raise NotPermitted(
+            f"recipe {name!r} lies in the operator's folder, which is changed on the machine and not over HTTP"
+        )
+
+
+def _is_known(service: Service, recipe: Recipe) -> bool:
+    assert service.store is not None
+    try:
+        service.store.recipes.get(recipe.name, recipe.version)
+    except RecipeNotFound:
+        return False
+    return True
+
+
+def _number(version: str | int) -> str | int:
+    if isinstance(version, str) and version.isascii() and version.isdecimal() and len(version) < 10:
+        return int(version)
+    return version
+
+
+def _problems(error: ManyeyesError) -> list[dict[str, Any]]:
+    found = error.problems if isinstance(error, InvalidRecipe) else ()
+    if not found:
+        return [{"path": "", "line": None, "code": error.code, "message": str(error)}]
+    return [
+        {
+            "path": path_text(problem.path),
+            "line": problem.line,
+            "code": error.code,
+            "message": problem.message,
+        }
+        for problem in found
+    ]
 
 
 def _line(served: ServedRecipe) -> dict[str, Any]:
@@ -68,4 +354,34 @@ def _line(served: ServedRecipe) -> dict[str, Any]:
         "description": served.recipe.description,
         "classes": list(served.recipe.classes),
         "fitted": served.label_model is not None,
+        "source": "folder" if served.version is None else "store",
+        "number": None if served.version is None else served.version.number,
+    }
+
+
+def _version_of(served: ServedRecipe) -> dict[str, Any]:
+    if served.version is not None:
+        return _version(served.version)
+    return {
+        "name": served.name,
+        "version": served.recipe.version,
+        "number": None,
+        "is_active": True,
+        "source": "folder",
+        "author": None,
+        "note": "",
+        "created_at": None,
+    }
+
+
+def _version(kept: RecipeVersion) -> dict[str, Any]:
+    return {
+        "name": kept.name,
+        "version": kept.version,
+        "number": kept.number,
+        "is_active": kept.is_active,
+        "source": "store",
+        "author": kept.author,
+        "note": kept.note,
+        "created_at": iso(kept.created_at),
     }

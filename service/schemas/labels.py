@@ -143,8 +143,9 @@ class ErrorOut(Shape):
 
 
 class LabelOut(Shape):
-    """The label of one item: `labeled`, `abstained` (label is null), or `error`."""
+    """The label of one item: `labeled`, `abstained` (label is null), or `error`. label_id: where it is kept."""
 
+    label_id: str | None = None
     id: str
     status: Literal["labeled", "abstained", "error"]
     label: str | None = None
@@ -172,3 +173,4 @@ class LabelAnswer(Shape):
     labels: list[LabelOut]
     versions: VersionsOut
     recipe: str
+    batch_id: str | None = Field(default=None, description="Where the labels are kept, if they are.")
