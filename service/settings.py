@@ -17,6 +17,7 @@ from manyeyes.errors import InvalidSettings
 from manyeyes.service.access.settings import AccessSettings
 from manyeyes.service.fetching.settings import FetchSettings
 from manyeyes.service.operations.settings import OperationsSettings
+from manyeyes.service.pipeline.settings import PipelineSettings
 from manyeyes.service.routes.settings import RouteSettings
 from manyeyes.service.store.settings import StoreSettings
 from manyeyes.settings import Limits
@@ -31,7 +32,9 @@ def _split(value: Any) -> Any:
     )
 
 
-class ServiceSettings(StoreSettings, AccessSettings, OperationsSettings, RouteSettings, FetchSettings):
+class ServiceSettings(
+    StoreSettings, AccessSettings, OperationsSettings, RouteSettings, FetchSettings, PipelineSettings
+):
     """How a service behaves.
 
     recipes_dir: the folder of recipe files that callers may use by name; None where there are none.
@@ -39,8 +42,6 @@ class ServiceSettings(StoreSettings, AccessSettings, OperationsSettings, RouteSe
         "kind:model"; stored recipes may name any.
     max_body_bytes: of one request. max_held_bytes: of all requests at once; more are told to come back.
     max_items: in one call. max_recipe_bytes: of a recipe that comes with a call.
-    max_waiting: calls that are labeled or wait for it; more are told to come back.
-    max_labelers: recipes kept ready at once. workers: calls, of different recipes, that are labeled at once.
     body_timeout_s: how long a caller may take to send a request.
     max_image_bytes, max_image_pixels, max_text_chars: what one item may cost.
     host, port: where to listen. Beyond this machine only with keys, or where allow_unauthenticated says so.
@@ -57,9 +58,6 @@ class ServiceSettings(StoreSettings, AccessSettings, OperationsSettings, RouteSe
     max_held_bytes: ByteSize = Field(default=ByteSize(2**30), ge=1024)
     max_items: int = Field(default=1000, ge=1)
     max_recipe_bytes: ByteSize = Field(default=ByteSize(64 * 2**10), ge=256)
-    max_waiting: int = Field(default=32, ge=1)
-    max_labelers: int = Field(default=16, ge=1)
-    workers: int = Field(default=2, ge=1)
     body_timeout_s: float = Field(default=120.0, gt=0)
     max_image_bytes: ByteSize = Field(default=ByteSize(Limits().max_bytes), ge=1)
     max_image_pixels: int = Field(default=Limits().max_pixels, ge=1)

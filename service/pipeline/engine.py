@@ -1,45 +1,67 @@
-"""Labels the items of calls off the event loop: ready Labelers, one call at a time each, and a short waiting line.
+"""Labels the items of calls off the event loop.
 
-A call that fits no more into the line is told when to come back, before its body is read where that can be. A caller
-that is gone when its turn comes is passed over.
+A call is let in or told when to come back (:mod:`admission`), answered at once where the cache holds all it needs, and
+else waits at a gate (:mod:`gate`) until its images may be decoded (:mod:`decoding`) and its inputs queued in front of
+the models (:mod:`lines`), where they meet those of other calls. Then its labeling functions vote, on its own thread.
 """
 
 from __future__ import annotations
 
-import math
+import asyncio
+import json
+import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 
-import anyio
 import anyio.to_thread
 from starlette.requests import ClientDisconnect
 
-from manyeyes.errors import ItemError, Overloaded
+from manyeyes.errors import DeadlineExceeded, ItemError
 from manyeyes.fitting import Collected
 from manyeyes.labeler import Labeler, extractor_for
 from manyeyes.primitives.base import FeatureSet, PrimitiveSpec
 from manyeyes.primitives.cache import Cache
-from manyeyes.primitives.extractor import Extractor
-from manyeyes.service.errors import Refusal
+from manyeyes.primitives.extractor import Extractor, Options
+from manyeyes.primitives.reading import Decode
 from manyeyes.service.intake.items import Read
+from manyeyes.service.operations.observer import NOBODY, Observer
+from manyeyes.service.operations.spans import span
+from manyeyes.service.pipeline.admission import Admission
+from manyeyes.service.pipeline.decoding import Decoding
+from manyeyes.service.pipeline.gate import Gate
+from manyeyes.service.pipeline.keeping import LateCache
+from manyeyes.service.pipeline.lines import Lines
+from manyeyes.service.pipeline.stage import StageState, Watch
+from manyeyes.service.pipeline.tallies import tally
+from manyeyes.service.pipeline.tickets import TICKET, CallOver, Ticket, Uncached, ticket_here
 from manyeyes.service.recipes import ServedRecipe
 from manyeyes.service.settings import ServiceSettings
 from manyeyes.types import Item, Label, Versions
 
 R = TypeVar("R")
 
-_MAX_RETRY_AFTER_S = 60
+_ASK_S: Final = 0.5
+"""How often a call that is worked on or waits is asked whether its caller is still there."""
+_STEP: Final = 16
+"""Inputs of one call that go to a model together; those of other calls join them in the line."""
+_RECENT_S: Final = 60.0
+_MOST_EXTRACTORS: Final = 32
 
 
 @dataclass(slots=True)
 class _Ready:
-    """A recipe's Labeler, made when it is first used, and the lock under which it labels one call at a time."""
+    """A recipe's Labeler, made when it is first used. used: whether a call was labeled: its models are loaded then."""
 
-    lock: anyio.Lock = field(default_factory=anyio.Lock)
+    lock: threading.Lock = field(default_factory=threading.Lock)
     labeler: Labeler | None = None
+    used: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,25 +85,48 @@ class Seen:
 
 
 class Engine:
-    """Everything that is being labeled or waits for it."""
+    """Everything that is being labeled or waits for it. Safe to use from any thread and event loop.
 
-    def __init__(self, settings: ServiceSettings) -> None:
+    observer: is told of the work. decode: how an image becomes pixels; by default on a thread of this process.
+    """
+
+    def __init__(
+        self, settings: ServiceSettings, *, observer: Observer = NOBODY, decode: Decode | None = None
+    ) -> None:
         self.settings = settings
-        self.n_waiting = 0
+        self.observer = observer
+        self.watch = Watch()
+        self.decoding = Decoding(settings.decode_threads, observer=observer)
+        self.watch.stages.append(self.decoding)  # type: ignore[arg-type]
+        self.lines = Lines(max_batch=settings.max_batch, watch=self.watch, observer=observer)
+        self.gate = Gate(settings.max_active_items)
+        self.admission = Admission(
+            settings,
+            self._predict,
+            max_held_bytes=int(settings.max_held_bytes),
+            observer=observer,
+        )
+        self._decode = decode
+        self._cache: list[LateCache] = []  # one, opened when it is first needed
         self._ready: OrderedDict[tuple[str, str, int], _Ready] = OrderedDict()
-        self._threads = anyio.CapacityLimiter(settings.workers)
-        self._call_s = 1.0
+        self._extractors: OrderedDict[str, Extractor] = OrderedDict()
+        self._lock = threading.Lock()
+        self._opening = threading.Lock()
+        self._quick = ThreadPoolExecutor(settings.workers, thread_name_prefix="manyeyes-cached")
+        parts = (self.watch, self.decoding, self.lines, self.gate)
+        self._finalizer = weakref.finalize(self, _close, parts, self._quick, self._cache)
+
+    @property
+    def n_waiting(self) -> int:
+        """Calls that are labeled or wait."""
+        return self.admission.n_calls
 
     def admit(self, *, n_items: int = 0, n_bytes: int = 0) -> None:
-        """Raise Overloaded, with the time to come back, if a call of so many items and bytes does not fit in."""
-        if self.n_waiting >= self.settings.max_waiting:
-            wait_s = self._call_s * self.n_waiting / self.settings.workers
-            raise Refusal(
-                Overloaded(
-                    f"{self.n_waiting} calls are being labeled or wait already; send this one again in a moment"
-                ),
-                retry_after_s=min(_MAX_RETRY_AFTER_S, max(1, math.ceil(wait_s))),
-            )
+        """Raise Overloaded, with the time to come back, if a call of so many items and bytes does not fit in.
+
+        Raises ServiceUnavailable while the service drains. Costs nearly nothing: ask before reading a body, too.
+        """
+        self.admission.check(n_items, n_bytes)
 
     async def label(
         self,
@@ -92,11 +137,12 @@ class Engine:
     ) -> Labeled:
         """Return one label for each row, in order, and what made them.
 
-        rows: (id, item or what is wrong with it). is_gone: asked when the call's turn comes.
-        Raises Overloaded if the line is full, ClientDisconnect if the caller is gone.
+        rows: (id, item or what is wrong with it). is_gone: asked now and then.
+        Raises Overloaded or ServiceUnavailable if the call is not let in, DeadlineExceeded if it takes too long,
+        ClientDisconnect if the caller is gone.
         """
         ready = self._ready_for(served)
-        return await self._in_turn(ready, is_gone, lambda: self._label(rows, served, ready))
+        return await self._in_turn(rows, is_gone, lambda: self._label(rows, served, ready))
 
     async def collect(
         self,
@@ -105,9 +151,12 @@ class Engine:
         *,
         is_gone: Callable[[], Awaitable[bool]],
     ) -> Collected:
-        """Return what the LFs of a recipe say of each row, in order; its errors hold those of reading, too."""
+        """Return what the LFs of a recipe say of each row, in order; its errors hold those of reading, too.
+
+        Raises as ``label`` does.
+        """
         ready = self._ready_for(served)
-        return await self._in_turn(ready, is_gone, lambda: self._collect(rows, served, ready))
+        return await self._in_turn(rows, is_gone, lambda: self._collect(rows, served, ready))
 
     async def see(
         self,
@@ -120,25 +169,9 @@ class Engine:
         """Return features of each row, in order; its errors hold those of reading, too.
 
         specs: name → the primitives that give the features. needs: the features, such as "clip" and "clip.text".
+        Raises as ``label`` does.
         """
-        return await self._in_turn(_Ready(), is_gone, lambda: self._see(rows, specs, needs))
-
-    async def _in_turn(
-        self, ready: _Ready, is_gone: Callable[[], Awaitable[bool]], work: Callable[[], R]
-    ) -> R:
-        self.admit()
-        self.n_waiting += 1
-        try:
-            async with ready.lock:
-                if await is_gone():
-                    raise ClientDisconnect
-                started = time.perf_counter()
-                done = await anyio.to_thread.run_sync(work, limiter=self._threads)
-                # What the next caller may expect: recent calls count most.
-                self._call_s += 0.2 * (time.perf_counter() - started - self._call_s)
-                return done
-        finally:
-            self.n_waiting -= 1
+        return await self._in_turn(rows, is_gone, lambda: self._see(rows, specs, needs))
 
     def warm(self, served: ServedRecipe) -> None:
         """Load every model that a recipe needs, by labeling one small item; for the time before the first call."""
@@ -149,18 +182,135 @@ class Engine:
         item = Item(id="warm", image=base64.b64decode(PIXEL), text="warm")
         self._label([("warm", item)], served, self._ready_for(served))
 
+    def stages(self) -> list[StageState]:
+        """Return how the threads of the pipeline are: those that decode, and one line a loaded model."""
+        return [self.decoding.state(), *(line.state() for line in self.lines.all())]
+
+    async def sing(self, line: str) -> None:
+        """Send a made input through a line and wait for it. Raises what the model raises; nothing if it is gone."""
+        found = self.lines.named(line)
+        if found is not None:
+            await anyio.to_thread.run_sync(found.sing, abandon_on_cancel=True)
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new is taken."""
+        return self.admission.draining
+
+    def drain(self, timeout_s: float | None = None) -> bool:
+        """Take nothing new, and wait for what was taken; return whether all of it is done. Blocks: not for a loop.
+
+        timeout_s: how long to wait; by default as the settings say.
+        """
+        wait_s = self.settings.drain_timeout_s if timeout_s is None else timeout_s
+        done = self.admission.drain(wait_s)
+        for cache in self._cache:
+            cache.flush()
+        return done
+
+    def close(self) -> None:
+        """End every thread, and write what is not written yet. What still waits fails."""
+        self._finalizer()
+
+    async def _in_turn(
+        self,
+        rows: Sequence[tuple[str, Read]],
+        is_gone: Callable[[], Awaitable[bool]],
+        work: Callable[[], R],
+    ) -> R:
+        ticket = self.admission.enter(len(rows), sum(_size(read) for _, read in rows))
+        try:
+            ticket.cached_only = True
+            try:
+                return await self._wait(self._quick.submit(_for(ticket, work)), ticket, is_gone)
+            except Uncached:
+                ticket.cached_only = False
+            if await is_gone():
+                ticket.cancel("gone")
+                raise ClientDisconnect
+            return await self._wait(self.gate.submit(ticket, _for(ticket, work)), ticket, is_gone)
+        finally:
+            if ticket.why is not None:
+                self.observer.lost(len(rows), ticket.why)
+            ticket.cancel()
+            self.admission.leave(ticket)
+
+    async def _wait(self, future: Future[R], ticket: Ticket, is_gone: Callable[[], Awaitable[bool]]) -> R:
+        """Wait for a thread, as long as the caller does and the deadline allows."""
+        result = asyncio.wrap_future(future)
+        try:
+            while True:
+                left = ticket.deadline - time.monotonic()
+                done, _ = await asyncio.wait({result}, timeout=max(0.0, min(_ASK_S, left)))
+                if done:
+                    return result.result()
+                if ticket.over == "expired":
+                    raise CallOver("expired")
+                if await is_gone():
+                    ticket.cancel("gone")
+                    raise ClientDisconnect
+        except CallOver as over:
+            if over.why != "expired":
+                raise ClientDisconnect from over
+            raise DeadlineExceeded(
+                f"the call was not done within {self.settings.deadline_s:g} s; send fewer items at once"
+            ) from over
+        finally:
+            result.cancel()
+
+    def _predict(self, n_items: int) -> float:
+        """Return the seconds until so many items are done: of the slowest of the stages that worked lately."""
+        since = time.monotonic() - _RECENT_S
+        lines = [line for line in self.lines.all() if line.fit.last > since]
+        times = [line.fit.predict(n_items, most=line.most) for line in lines]
+        if self.decoding.fit.last > since:
+            times.append(self.decoding.fit.predict(n_items, most=1))
+        return max(times, default=0.0)
+
+    def _kept(self) -> LateCache:
+        with self._opening:
+            if not self._cache:
+                self._cache.append(LateCache())
+            return self._cache[0]
+
+    def _means(self) -> Options:
+        """Return how the extractors of this service work: over shared threads and lines."""
+        return Options(
+            cache=self._kept(),
+            limits=self.settings.limits,
+            batch_size=_STEP,
+            threads=self.decoding,
+            run=self.lines,
+            decode=self._decode,
+        )
+
     def _ready_for(self, served: ServedRecipe) -> _Ready:
-        ready = self._ready.setdefault(served.key, _Ready())
-        self._ready.move_to_end(served.key)
-        while len(self._ready) > self.settings.max_labelers:
-            self._ready.popitem(last=False)
-        return ready
+        with self._lock:
+            ready = self._ready.setdefault(served.key, _Ready())
+            self._ready.move_to_end(served.key)
+            while len(self._ready) > self.settings.max_labelers:
+                self._ready.popitem(last=False)
+            return ready
+
+    def _collected(
+        self, items: Sequence[Item], served: ServedRecipe, ready: _Ready
+    ) -> tuple[Labeler, Collected]:
+        if not ready.used and ticket_here().cached_only:
+            raise Uncached  # models may have to be loaded, and that would keep others from what is cached
+        with ready.lock:
+            if ready.labeler is None:
+                ready.labeler = make_labeler(served, self.settings, self._means())
+        collected = ready.labeler.collect(items)
+        ready.used = True
+        if served.stored and self.observer is not NOBODY:
+            self.observer.voted(served.name, tally(collected.votes))
+        return ready.labeler, collected
 
     def _label(self, rows: Sequence[tuple[str, Read]], served: ServedRecipe, ready: _Ready) -> Labeled:
-        if ready.labeler is None:
-            ready.labeler = make_labeler(served, self.settings)
-        collected = ready.labeler.collect([read for _, read in rows if isinstance(read, Item)])
-        labels = ready.labeler.fuse(collected)
+        items = [read for _, read in rows if isinstance(read, Item)]
+        labeler, collected = self._collected(items, served, ready)
+        with span("fuse", n_items=len(rows)):
+            labels = labeler.fuse(collected)
         made = iter(labels)
         return Labeled(
             labels=[
@@ -172,21 +322,59 @@ class Engine:
         )
 
     def _collect(self, rows: Sequence[tuple[str, Read]], served: ServedRecipe, ready: _Ready) -> Collected:
-        if ready.labeler is None:
-            ready.labeler = make_labeler(served, self.settings)
         # An item of nothing holds the place of a row that could not be read.
-        collected = ready.labeler.collect([_item_of(name, read) for name, read in rows])
+        _, collected = self._collected([_item_of(name, read) for name, read in rows], served, ready)
         return replace(collected, errors=_errors_of(rows, collected.errors))
 
     def _see(
         self, rows: Sequence[tuple[str, Read]], specs: Mapping[str, PrimitiveSpec], needs: Sequence[str]
     ) -> Seen:
-        extractor = Extractor.for_specs(specs, cache=Cache(), limits=self.settings.limits)
+        extractor = self._extractor(specs)
         features = extractor.extract([_item_of(name, read) for name, read in rows], needs)
         return Seen(
             features=replace(features, errors=_errors_of(rows, features.errors)),
             versions=extractor.versions(needs),
         )
+
+    def _extractor(self, specs: Mapping[str, PrimitiveSpec]) -> Extractor:
+        key = json.dumps({name: spec.model_dump(mode="json") for name, spec in sorted(specs.items())})
+        with self._lock:
+            found = self._extractors.get(key)
+        if found is None:
+            found = Extractor.for_specs(specs, **self._means())
+        with self._lock:
+            found = self._extractors.setdefault(key, found)
+            self._extractors.move_to_end(key)
+            while len(self._extractors) > _MOST_EXTRACTORS:
+                self._extractors.popitem(last=False)
+            return found
+
+
+def _for(ticket: Ticket, work: Callable[[], R]) -> Callable[[], R]:
+    """Return work to do for a call on another thread, in this context."""
+    context = copy_context()
+
+    def run() -> R:
+        TICKET.set(ticket)
+        if (why := ticket.over) is not None:
+            raise CallOver(why)
+        return work()
+
+    return partial(context.run, run)
+
+
+def _size(read: Read) -> int:
+    if not isinstance(read, Item):
+        return 0
+    return (len(read.image) if isinstance(read.image, bytes) else 0) + len(read.text or "")
+
+
+def _close(parts: Sequence[Any], quick: ThreadPoolExecutor, caches: Sequence[LateCache]) -> None:
+    for part in parts:
+        part.close()
+    quick.shutdown(wait=False, cancel_futures=True)
+    for cache in caches:
+        cache.stop()
 
 
 def _item_of(name: str, read: Read) -> Item:
@@ -198,13 +386,12 @@ def _errors_of(rows: Sequence[tuple[str, Read]], found: Mapping[int, ItemError])
     return dict(sorted({**found, **unread}.items()))
 
 
-def make_labeler(served: ServedRecipe, settings: ServiceSettings) -> Labeler:
+def make_labeler(served: ServedRecipe, settings: ServiceSettings, means: Options | None = None) -> Labeler:
     """Return the Labeler of a recipe, with the service's limits and the cache that all ways in share.
 
-    Raises InvalidRecipe if an LF cannot be built, or the stored label model was fitted for other LFs.
+    means: how it works; by default by itself. Raises InvalidRecipe if an LF cannot be built, or the stored label model
+    was fitted for other LFs.
     """
-    labeler = Labeler(
-        served.recipe,
-        extractor=extractor_for(served.recipe, cache=Cache(), limits=settings.limits),
-    )
+    means = means or Options(cache=Cache(), limits=settings.limits)
+    labeler = Labeler(served.recipe, extractor=extractor_for(served.recipe, **means))
     return labeler if served.label_model is None else labeler.load_label_model(served.label_model)
