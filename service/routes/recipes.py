@@ -14,7 +14,7 @@ from manyeyes.recipe_errors import path_text
 from manyeyes.service.access.callers import needs
 from manyeyes.service.context import Service
 from manyeyes.service.recipes import ServedRecipe, read_untrusted
-from manyeyes.service.routes.answers import answers
+from manyeyes.service.routes.answers import answers, ref
 from manyeyes.service.routes.recipe_diff import diff_recipes
 from manyeyes.service.routes.resources import (
     Cursor,
@@ -287,7 +287,7 @@ def make_router(service: Service) -> APIRouter:
         "/v1/recipes/{name:path}",
         summary="One recipe, as JSON or YAML",
         responses=with_status(
-            answers("StoredRecipe", 404, 422, others={"application/yaml": {"schema": {"type": "string"}}}),
+            answers("StoredRecipe", 404, 422, others={"application/yaml": {"schema": ref("StoredRecipe")}}),
             304,
         ),
         dependencies=[needs("read")],

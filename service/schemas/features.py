@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from pydantic import ConfigDict, Field, field_validator
 
 from manyeyes.service.schemas.base import Shape
-from manyeyes.service.schemas.labels import PIXEL, ErrorOut, ItemIn
+from manyeyes.service.schemas.labels import PIXEL, AnyItem, ErrorOut
 
 EXAMPLE_EMBED: Final[dict[str, Any]] = {
     "primitive": "toy",
@@ -78,7 +78,7 @@ class EmbedCall(EmbedOptions):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE_EMBED]})
 
-    items: list[ItemIn] = Field(min_length=1)
+    items: list[AnyItem] = Field(min_length=1)
 
 
 class FilesForm(Shape):
@@ -160,7 +160,7 @@ class DetectCall(DetectOptions):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE_DETECT]})
 
-    items: list[ItemIn] = Field(min_length=1)
+    items: list[AnyItem] = Field(min_length=1)
 
 
 class DetectForm(FilesForm):

@@ -6,7 +6,7 @@ into a refusal; these models say what a sound call looks like.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field
 
@@ -83,21 +83,32 @@ class ItemIn(Shape):
     metadata: dict[str, str | int | float | bool | None] | None = None
 
 
+AnyItem: TypeAlias = Annotated[
+    ItemIn | Any,
+    Field(
+        description="What is not of this shape is answered by a row with status `error`; the other items are not."
+    ),
+]
+"""An item as it may come: what is wrong with one is a row, and refuses no call."""
+
+
 class LabelCall(Shape):
     """What to label and how."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE_CALL]})
 
-    recipe: str | dict[str, Any] = Field(
+    recipe: Annotated[str, Field(min_length=1)] | Annotated[dict[str, Any], Field(min_length=1)] = Field(
         description="The name of a stored recipe, a whole recipe as an object, or one as YAML or JSON text."
     )
-    items: list[ItemIn] = Field(min_length=1)
+    items: list[AnyItem] = Field(min_length=1)
 
 
 class LabelForm(Shape):
     """The same as a form, with image files as they are."""
 
-    recipe: str = Field(description="The name of a stored recipe, or a whole one as YAML or JSON text.")
+    recipe: str = Field(
+        min_length=1, description="The name of a stored recipe, or a whole one as YAML or JSON text."
+    )
     files: list[bytes] = Field(default_factory=list, description="Image files, repeated.")
     texts: list[str] = Field(
         default_factory=list, description="Texts, repeated; beside files one for each file, in order."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,9 +30,12 @@ class OpenAIOptions(BaseModel):
     )
     modality: Literal["text", "image"] = Field(
         default="text",
-        description="`image`: the inputs are images: data URLs, or URLs that may be fetched. As in infinity; not OpenAI's.",
+        description="`image`: the inputs are images: data URLs, or URLs that may be fetched. Not OpenAI's.",
     )
     user: str | None = None
+
+
+_Text = Annotated[str, Field(min_length=1)]
 
 
 class OpenAICall(OpenAIOptions):
@@ -40,7 +43,9 @@ class OpenAICall(OpenAIOptions):
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [EXAMPLE_OPENAI]})
 
-    input: str | list[str] = Field(description="One text, or several; token ids are refused.")
+    input: _Text | Annotated[list[_Text], Field(min_length=1)] = Field(
+        description="One text, or several; token ids are refused."
+    )
 
 
 class OpenAIEmbedding(Shape):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, RootModel
 
 from manyeyes.service.schemas.base import Shape
 from manyeyes.service.schemas.features import FilesForm, PrimitiveVersions
-from manyeyes.service.schemas.labels import ErrorOut, ItemIn
+from manyeyes.service.schemas.labels import AnyItem, ErrorOut
 
 EXAMPLE_SEARCH: Final[dict[str, Any]] = {"index": "photos", "text": "a red dress", "k": 5}
 EXAMPLE_FOUND: Final[dict[str, Any]] = {
@@ -32,10 +32,16 @@ class SearchOptions(Shape):
     k: int = Field(default=10, ge=1, le=1000, description="How many items to return, the nearest first.")
 
 
-class SearchCall(SearchOptions):
-    """One query, written beside `index`, or several as `items`: each a text, or an image to find the like of."""
+class SearchMany(SearchOptions):
+    """Several queries: each a text, or an image to find the like of."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE_SEARCH]})
+    items: list[AnyItem] = Field(min_length=1)
+
+
+class SearchOne(SearchOptions):
+    """One query, written beside the index: a text, or an image to find the like of."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 2})
 
     text: str | None = None
     image: str | None = Field(default=None, description="An image file in base64.")
@@ -45,9 +51,12 @@ class SearchCall(SearchOptions):
     object: str | None = Field(default=None, description="Where an image is, in a bucket of the operator's.")
     id: str | None = Field(default=None, min_length=1, max_length=1024)
     metadata: dict[str, str | int | float | bool | None] | None = None
-    items: list[ItemIn] | None = Field(
-        default=None, min_length=1, description="Several queries, in the place of `text` or `image`."
-    )
+
+
+class SearchCall(RootModel[SearchOne | SearchMany]):
+    """One query beside the index, or several as `items`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_SEARCH]})
 
 
 class SearchForm(FilesForm):
