@@ -42,6 +42,7 @@ from manyeyes.service.routes import (
     batches,
     features,
     health,
+    label_models,
     label_studio,
     labels,
     models,
@@ -75,6 +76,7 @@ GROUPS: Final = (
     operations,
     recipes,
     batches,
+    label_models,
     access,
 )
 """The groups of routes. Each module has ``make_router(service)`` and SHAPES, what its calls and answers look like."""

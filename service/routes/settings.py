@@ -18,13 +18,16 @@ def _origin(url: str) -> str:
 
 
 class RouteSettings(BaseModel):
-    """indexes_dir: a folder of folders that ``manyeyes search --index`` wrote; callers may search these by name.
+    """max_fit_items: on how many items of stored batches a label model is fitted, at most.
+
+    indexes_dir: a folder of folders that ``manyeyes search --index`` wrote; callers may search these by name.
 
     label_studio_recipe: the stored recipe of the Label Studio backend whose address names none.
     label_studio_url: where Label Studio is, for images that it holds itself (``/data/…``). label_studio_key: its access
         token, sent to that address alone.
     """
 
+    max_fit_items: int = Field(default=200_000, ge=1)
     indexes_dir: Path | None = None
     label_studio_recipe: str | None = Field(default=None, min_length=1, max_length=200)
     label_studio_url: Annotated[str, AfterValidator(_origin)] | None = None
