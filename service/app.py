@@ -128,7 +128,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     app.add_middleware(KeyCheck, settings=settings, keys=keys, open_paths=open_paths)
     app.add_middleware(RequestLog)
     app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
-    routes = [route for router in routers for route in router.routes]
+    routes = app.state.routes = [route for router in routers for route in router.routes]
     app.add_middleware(Observe, metrics=metrics, tracing=tracing, routes=routes)
     app.openapi = lambda: _openapi(app, open_paths if settings.api_keys else None)  # type: ignore[method-assign]
     return app

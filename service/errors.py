@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from manyeyes.errors import InvalidRequest, ManyeyesError, ServiceFailed, ServiceUnavailable, by_code
@@ -167,19 +168,30 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     phrase = HTTPStatus(error.status_code).phrase
     code = InvalidRequest.code if error.status_code < 500 else ServiceFailed.code
     detail = error.detail
+    headers = dict(error.headers or {})
     if error.status_code == 404:
         detail = f"there is nothing at {request.url.path!r}; GET /openapi.json lists every path"
     elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "other methods")
+        allowed = _allowed(request)
         detail = f"{request.method} is not possible at {request.url.path!r}; allowed: {allowed}"
+        headers["Allow"] = allowed
     return problem(
         error.status_code,
         code,
         detail,
         title=phrase,
         request_id=request_id_of(request),
-        headers=error.headers,
+        headers=headers,
     )
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods of every route at a path; Starlette knows of the first one alone."""
+    methods: set[str] = set()
+    for route in getattr(request.app.state, "routes", ()):
+        if route.matches(request.scope)[0] is not Match.NONE:
+            methods |= route.methods or set()
+    return ", ".join(sorted(methods)) or "other methods"
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:

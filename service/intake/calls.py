@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pydantic_core import from_json
 
-from manyeyes.errors import InvalidRequest, RequestTooLarge, nearest
+from manyeyes.errors import InvalidRequest, ItemError, RequestTooLarge, nearest
 from manyeyes.service.errors import Refusal
 from manyeyes.service.intake.items import (
     JSON_KEYS,
@@ -54,6 +54,10 @@ class Asks:
     def named(self) -> tuple[str, ...]:
         """The fields beside the items."""
         return ("recipe", *self.options) if self.recipe else self.options
+
+
+class FormOptions(dict[str, Any]):
+    """Options from a form, where every value is a text."""
 
 
 TO_LABEL: Final = Asks(example=EXAMPLE_CALL)
@@ -116,6 +120,8 @@ def _from_json(body: bytes, max_items: int, asks: Asks) -> Call:
     single = {key: told[key] for key in JSON_KEYS if alone and key in told}
     rows = _listed([single] if single else told.get("items"), max_items=max_items)
     reads = [json_item(row) for row in rows]
+    if single and isinstance(reads[0], ItemError):
+        raise InvalidRequest(str(reads[0]))
     return Call(
         recipe=_recipe(told.get("recipe")) if asks.recipe else "",
         rows=_named(rows, reads, names=[address_name(read) for read in reads]),
@@ -140,9 +146,9 @@ def _from_form(parts: Sequence[Part], max_items: int, asks: Asks) -> Call:
         if by_name[name]
     }
     recipe = _recipe(said.get("recipe", [None])[0]) if asks.recipe else ""
-    options = {
-        name: said[name] if name in asks.lists else said[name][0] for name in asks.options if name in said
-    }
+    options = FormOptions(
+        {name: said[name] if name in asks.lists else said[name][0] for name in asks.options if name in said}
+    )
     files, texts = by_name["files"], by_name["texts"]
     if by_name["items"]:
         if texts:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from manyeyes.errors import InvalidRequest
 from manyeyes.service.errors import Refusal
+from manyeyes.service.intake.calls import FormOptions
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -16,7 +17,8 @@ S = TypeVar("S", bound=BaseModel)
 def read_options(shape: type[S], told: Mapping[str, Any], *, example: Any = None) -> S:
     """Return the options of a call. Raises InvalidRequest, with every field that is wrong and a sound call."""
     try:
-        return shape.model_validate(told)
+        # Of JSON, true is no number and "1" neither; a form knows texts alone.
+        return shape.model_validate(told, strict=not isinstance(told, FormOptions))
     except ValidationError as error:
         lines = []
         for problem in error.errors(include_url=False, include_context=False, include_input=False):

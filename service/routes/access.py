@@ -8,6 +8,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
+from manyeyes.errors import NotFound
 from manyeyes.service.access.callers import needs
 from manyeyes.service.context import Service
 from manyeyes.service.routes.answers import answers
@@ -94,8 +95,14 @@ def make_router(service: Service) -> APIRouter:
         dependencies=[needs("admin")],
     )
     async def key(request: Request, key_id: _Id) -> Response:
+        """Return a key without its secret. One that was revoked is gone from here; `GET /v1/keys` lists it still."""
         store = store_of(service)
-        return told(request, _key(await anyio.to_thread.run_sync(store.keys.get, key_id)))
+        record = await anyio.to_thread.run_sync(store.keys.get, key_id)
+        if record.revoked_at is not None:
+            raise NotFound(
+                f"the key {key_id!r} was revoked at {iso(record.revoked_at)}; GET /v1/keys lists it still"
+            )
+        return told(request, _key(record))
 
     @router.delete(
         "/v1/keys/{key_id}",

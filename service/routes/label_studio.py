@@ -51,9 +51,7 @@ SHAPES: Final = (
 
 _NAME: Final = r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}$"
 _TO_RECIPE: Final = "/label-studio/{recipe}"
-_Recipe = Annotated[
-    str, Path(pattern=_NAME, description="The name of a stored recipe.", examples=["paint"])
-]
+_Recipe = Annotated[str, Path(pattern=_NAME, description="The name of a stored recipe.", examples=["paint"])]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -93,12 +93,17 @@ class BackendTask(BaseModel):
     data: dict[str, Any]
 
 
+AnyTask: TypeAlias = Annotated[
+    BackendTask | Any, Field(description="What is not of this shape is answered by an `error` in its place.")
+]
+
+
 class BackendPredict(BaseModel):
     """Tasks to predict."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [EXAMPLE_PREDICT]})
 
-    tasks: list[BackendTask]
+    tasks: list[AnyTask]
     label_config: str = Field(min_length=1, max_length=1_000_000, description="The labeling config, as XML.")
 
 
