@@ -1,0 +1,139 @@
+"""Services on real sockets for the SDK: one that answers and fails as it is told, and the real one."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import pytest
+
+from manyeyes.testing import FakeService
+
+Trouble = Callable[[int], str]
+"""The number of a request, from 0 → what becomes of it: "ok", "busy", "down", "gateway", "reset", "cut", "late"."""
+
+
+@dataclass
+class Flaky:
+    """A FakeService behind a socket, and what troubles its answers."""
+
+    url: str
+    fake: FakeService
+    trouble: Trouble = lambda _: "ok"
+    retry_after: str = "0"
+    max_items: int = 10_000
+    late_s: float = 0.3
+    most_at_once: int = 0
+    troubles: list[str] = field(default_factory=list)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, *_: Any) -> None:
+        """Say nothing: clients that hang up are what is tested."""
+
+
+def _handler(flaky: Flaky) -> type[BaseHTTPRequestHandler]:
+    lock = threading.Lock()
+    at_once = 0
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            nonlocal at_once
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            with lock:
+                at_once += 1
+                flaky.most_at_once = max(flaky.most_at_once, at_once)
+                what = flaky.trouble(len(flaky.troubles))
+                flaky.troubles.append(what)
+            if what == "late":
+                time.sleep(flaky.late_s)
+            answered = self._answer(what, body)
+            # Before it is sent: whoever has the answer may call again at once.
+            with lock:
+                at_once -= 1
+            if answered is None:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
+                self.close_connection = True
+            else:
+                self._send(*answered, cut=what == "cut")
+
+        do_GET = do_POST
+        do_DELETE = do_POST
+
+        def _answer(self, what: str, body: bytes) -> tuple[int, bytes, dict[str, str]] | None:
+            if what == "reset":
+                return None
+            told = {name: value for name, value in self.headers.items() if name.lower() != "content-length"}
+            request = httpx.Request(self.command, flaky.url + self.path, headers=told, content=body)
+            if what in ("busy", "down", "gateway"):
+                status = {"busy": 429, "down": 503, "gateway": 502}[what]
+                return status, b"not now", {"Retry-After": flaky.retry_after}
+            with lock:
+                answer = flaky.fake.handle(request)
+                n_items = len(flaky.fake.calls[-1].items)
+            if n_items > flaky.max_items:
+                document = b'{"code": "request_too_large", "detail": "too many items"}'
+                return 413, document, {"Content-Type": "application/problem+json"}
+            return answer.status_code, answer.content, {"Content-Type": answer.headers["content-type"]}
+
+        def _send(self, status: int, body: bytes, headers: dict[str, str], *, cut: bool) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2] if cut else body)
+            self.close_connection = self.close_connection or cut
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    return Handler
+
+
+@contextmanager
+def flaky_service(fake: FakeService) -> Iterator[Flaky]:
+    """Run a double behind a real socket."""
+    flaky = Flaky("", fake)
+    server = _Server(("127.0.0.1", 0), _handler(flaky))
+    flaky.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield flaky
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def flaky() -> Iterator[Flaky]:
+    """Return a double behind a real socket that labels every item with the colour in its text."""
+    with flaky_service(colours()) as made:
+        yield made
+
+
+def colours() -> FakeService:
+    """Return a double that labels every item by the last word of its text."""
+    return FakeService(lambda item: (item.text or "").rpartition(" ")[2] or None, classes=["red", "blue"])
+
+
+@pytest.fixture
+def flaky_services() -> Callable[[FakeService], Any]:
+    """Return what runs any double behind a real socket."""
+    return flaky_service
