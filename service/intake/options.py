@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -17,8 +18,10 @@ S = TypeVar("S", bound=BaseModel)
 def read_options(shape: type[S], told: Mapping[str, Any], *, example: Any = None) -> S:
     """Return the options of a call. Raises InvalidRequest, with every field that is wrong and a sound call."""
     try:
-        # Of JSON, true is no number and "1" neither; a form knows texts alone.
-        return shape.model_validate(told, strict=not isinstance(told, FormOptions))
+        if isinstance(told, FormOptions):
+            return shape.model_validate(told)
+        # Of JSON, true is no number and "1" neither, but a date is a text.
+        return shape.model_validate_json(json.dumps(told), strict=True)
     except ValidationError as error:
         lines = []
         for problem in error.errors(include_url=False, include_context=False, include_input=False):

@@ -61,7 +61,8 @@ def make_router(service: Service) -> APIRouter:
         told = await read_json(request)
         if not isinstance(told, dict):
             raise _refused(f"the body must be one JSON object with `model` and `input`, got {kind_of(told)}")
-        options = read_options(OpenAIOptions, told, example=EXAMPLE_OPENAI)
+        said = {name: told[name] for name in OpenAIOptions.model_fields if name in told}
+        options = read_options(OpenAIOptions, said, example=EXAMPLE_OPENAI)
         rows = await fetch_rows(request, _rows(told.get("input"), options.modality, settings.max_items))
 
         def begin() -> tuple[Offered, str]:
