@@ -9,8 +9,9 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -109,10 +110,18 @@ class Labeler:
         collection.features(self.extractor, self.needs, chunk_size=self.chunk_size, progress=progress)
         return collection
 
-    def collect(self, items: Iterable[Item] | Collection, *, progress: Progress | None = None) -> Collected:
+    def collect(
+        self,
+        items: Iterable[Item] | Collection,
+        *,
+        progress: Progress | None = None,
+        within: Callable[[str], AbstractContextManager[Any]] = nullcontext,
+    ) -> Collected:
         """Return what the LFs say of some items, ready for ``fit_collected`` and ``fuse``.
 
-        Items are read and forgotten chunk by chunk. Raises InvalidRequest if two items have the same id.
+        Items are read and forgotten chunk by chunk. within: is given the name of each part of the work, "see" and
+        "vote", and gives the context in which it is done; for whoever measures. Raises InvalidRequest if two items have
+        the same id.
         """
         self._prepare()
         if isinstance(items, Collection):
@@ -122,8 +131,10 @@ class Labeler:
         errors: dict[int, ItemError] = {}
         ids: list[str] = []
         for chunk in _chunks(items, self.chunk_size):
-            features = self.extractor.extract(chunk, self.needs)
-            errors |= {len(ids) + i: error for i, error in self._see(features, parts, embedded).items()}
+            with within("see"):
+                features = self.extractor.extract(chunk, self.needs)
+            with within("vote"):
+                errors |= {len(ids) + i: error for i, error in self._see(features, parts, embedded).items()}
             ids.extend(item.id for item in chunk)
             if progress is not None:
                 progress(len(ids))

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+import anyio
 import anyio.to_thread
 import uvicorn
 from fastapi import APIRouter, FastAPI
@@ -29,7 +30,8 @@ from manyeyes.service.middleware.log import RequestLog
 from manyeyes.service.middleware.observe import Observe
 from manyeyes.service.middleware.proxies import Forwarded
 from manyeyes.service.operations import logs
-from manyeyes.service.operations.checks import store_check
+from manyeyes.service.operations.canary import Canaries
+from manyeyes.service.operations.checks import drain_check, stages_check, store_check
 from manyeyes.service.operations.metrics import Metrics
 from manyeyes.service.operations.readiness import Check, Readiness
 from manyeyes.service.operations.statements import watch
@@ -52,6 +54,7 @@ from manyeyes.service.routes import (
     search,
     votes,
 )
+from manyeyes.service.routes.description import describe_all
 from manyeyes.service.schemas.base import Problem
 from manyeyes.service.settings import ServiceSettings, is_loopback
 from manyeyes.service.store.store import Store
@@ -92,16 +95,30 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     """
     settings = settings or ServiceSettings.from_env()
     metrics, tracing = Metrics(), make_tracing(settings)
-    checks: dict[str, Check] = {}
     store = open_store(settings)
     keys = Keyring(settings, None if store is None else store.keys)
+    engine = Engine(settings, observer=metrics)
+    canaries = Canaries(
+        engine.lines.all,
+        engine.sing,
+        every_s=settings.canary_every_s,
+        timeout_s=settings.canary_timeout_s,
+        metrics=metrics,
+    )
+    checks: dict[str, Check] = {
+        "accepting": drain_check(lambda: engine.draining),
+        "pipeline": stages_check(
+            engine.stages, stale_after_s=settings.stale_after_s, busy_for_s=settings.deadline_s
+        ),
+        "models": canaries.check,
+    }
     if store is not None:
         watch(store.database.engine, metrics)
         checks["store"] = store_check(store)
     service = Service(
         settings=settings,
         recipes=RecipeStore(settings.recipes_dir, store, allowed_models=settings.allowed_models),
-        engine=Engine(settings, observer=metrics),
+        engine=engine,
         fetcher=Fetcher(settings),
         store=store,
         keys=keys,
@@ -114,7 +131,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         summary="Labels images and texts with programs instead of clicks.",
         docs_url=None,
         redoc_url=None,
-        lifespan=lambda _: _lifespan(service, tracing),
+        lifespan=lambda _: _lifespan(service, canaries, tracing),
     )
     app.state.service = service
     routers = [group.make_router(service) for group in GROUPS]
@@ -130,7 +147,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
     routes = app.state.routes = [route for router in routers for route in router.routes]
     app.add_middleware(Observe, metrics=metrics, tracing=tracing, routes=routes)
-    app.openapi = lambda: _openapi(app, open_paths if settings.api_keys else None)  # type: ignore[method-assign]
+    app.openapi = lambda: _openapi(app, keys=bool(settings.api_keys))  # type: ignore[method-assign]
     return app
 
 
@@ -142,9 +159,12 @@ def open_store(settings: ServiceSettings) -> Store | None:
 
 
 @asynccontextmanager
-async def _lifespan(service: Service, tracing: Tracing | None) -> AsyncIterator[None]:
+async def _lifespan(service: Service, canaries: Canaries, tracing: Tracing | None) -> AsyncIterator[None]:
     try:
-        yield
+        async with anyio.create_task_group() as group:
+            group.start_soon(canaries.run)
+            yield
+            group.cancel_scope.cancel()
     finally:
         await anyio.to_thread.run_sync(service.engine.close)
         if service.store is not None:
@@ -236,8 +256,8 @@ def _open_paths(routers: Sequence[APIRouter]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _openapi(app: FastAPI, open_paths: frozenset[str] | None) -> dict[str, Any]:
-    """Return the description of an app. open_paths: what needs no key; None where nothing does."""
+def _openapi(app: FastAPI, *, keys: bool) -> dict[str, Any]:
+    """Return the description of an app. keys: whether callers need one."""
     if app.openapi_schema is None:
         told = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         _, shapes = models_json_schema(
@@ -249,11 +269,6 @@ def _openapi(app: FastAPI, open_paths: frozenset[str] | None) -> dict[str, Any]:
         )
         components = told.setdefault("components", {})
         components["schemas"] = shapes["$defs"]
-        if open_paths is not None:
-            components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-            told["security"] = [{"key": []}]
-            for path in open_paths & told["paths"].keys():
-                for operation in told["paths"][path].values():
-                    operation["security"] = []
+        describe_all(told, app.state.routes, keys=keys)
         app.openapi_schema = told
     return app.openapi_schema

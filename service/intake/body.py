@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +11,10 @@ import anyio.to_thread
 from fastapi import Request
 from starlette.exceptions import HTTPException
 
-from manyeyes.service.fetching.fetcher import Fetcher, Row
+from manyeyes.service.fetching.fetcher import Address, Fetcher, Row
 from manyeyes.service.intake.calls import TO_LABEL, Asks, Call, call_from_form, call_from_json, parse_json
 from manyeyes.service.intake.multipart import read_parts
+from manyeyes.service.operations.spans import span
 from manyeyes.service.settings import ServiceSettings
 
 
@@ -29,7 +31,9 @@ async def fetch_rows(request: Request, rows: Sequence[Row]) -> tuple[Row, ...]:
     """Return rows with the images that they name by address, or with what is wrong with each."""
     fetcher: Fetcher = request.app.state.service.fetcher
     hold = request.scope.get("state", {}).get("hold", lambda _: None)
-    return await fetcher.resolve_rows(rows, hold=hold, is_gone=request.is_disconnected)
+    n_fetched = sum(isinstance(read, Address) for _, read in rows)
+    with span("fetch", n_items=n_fetched) if n_fetched else nullcontext():
+        return await fetcher.resolve_rows(rows, hold=hold, is_gone=request.is_disconnected)
 
 
 async def _read_body(request: Request, settings: ServiceSettings, asks: Asks) -> Call:

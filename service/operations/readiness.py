@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Final, TypeAlias
 
 import anyio
-import anyio.to_thread
 
+from manyeyes.service.operations.alone import Alone, Hangs
 from manyeyes.service.operations.metrics import Metrics
 
 Check: TypeAlias = Callable[[], str | None]
@@ -40,8 +41,7 @@ class Readiness:
         self._told: dict[str, str | None] = {}
         self._looked = -float("inf")
         self._lock = anyio.Lock()
-        # One thread a check, and none of the shared ones: when those are all busy, probes must be answered still.
-        self._threads = {name: anyio.CapacityLimiter(1) for name in self.checks}
+        self._threads: dict[str, Alone] = {}
 
     async def look(self) -> dict[str, str | None]:
         """Return what is wrong with each thing that must work, None where nothing is."""
@@ -59,10 +59,9 @@ class Readiness:
 
     async def _ask(self, name: str, told: dict[str, str | None]) -> None:
         told[name] = f"no answer within {self.timeout_s:g} s"
-        with anyio.move_on_after(self.timeout_s):
-            told[name] = await anyio.to_thread.run_sync(
-                partial(_safely, self.checks[name]), limiter=self._threads[name], abandon_on_cancel=True
-            )
+        alone = self._threads.setdefault(name, Alone())
+        with anyio.move_on_after(self.timeout_s), suppress(Hangs):
+            told[name] = await alone.run(partial(_safely, self.checks[name]))
 
 
 def _safely(check: Check) -> str | None:

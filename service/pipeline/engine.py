@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
-import anyio.to_thread
 from starlette.requests import ClientDisconnect
 
 from manyeyes.errors import DeadlineExceeded, ItemError
@@ -186,11 +185,14 @@ class Engine:
         """Return how the threads of the pipeline are: those that decode, and one line a loaded model."""
         return [self.decoding.state(), *(line.state() for line in self.lines.all())]
 
-    async def sing(self, line: str) -> None:
-        """Send a made input through a line and wait for it. Raises what the model raises; nothing if it is gone."""
+    def sing(self, line: str, timeout_s: float) -> None:
+        """Send a made input through a line and wait for it. Raises what the model raises; nothing if it is gone.
+
+        Blocks: not for a loop. Raises CallOver if it is not through in time; it is then in nobody's way.
+        """
         found = self.lines.named(line)
         if found is not None:
-            await anyio.to_thread.run_sync(found.sing, abandon_on_cancel=True)
+            copy_context().run(found.sing, timeout_s)
 
     @property
     def draining(self) -> bool:
@@ -300,7 +302,7 @@ class Engine:
         with ready.lock:
             if ready.labeler is None:
                 ready.labeler = make_labeler(served, self.settings, self._means())
-        collected = ready.labeler.collect(items)
+        collected = ready.labeler.collect(items, within=span)
         ready.used = True
         if served.stored and self.observer is not NOBODY:
             self.observer.voted(served.name, tally(collected.votes))

@@ -19,7 +19,7 @@ from manyeyes.service.operations.observer import NOBODY, Observer
 from manyeyes.service.operations.spans import Place, here, record
 from manyeyes.service.pipeline.estimate import Fit
 from manyeyes.service.pipeline.stage import BEAT_S, Stage, Watch
-from manyeyes.service.pipeline.tickets import Ticket, ticket_here
+from manyeyes.service.pipeline.tickets import TICKET, Ticket, ticket_here
 
 _LIVES: Final = 2
 _MOST_LINES: Final = 64
@@ -123,13 +123,18 @@ class Line(Stage[Input]):
             self.observer.inferred(self.name, len(entries), ended - started)
             self.observer.queued(self.name, len(self._queue))
         for together in {id(entry.together): entry.together for entry in entries}.values():
+            record(together.place, "queue", min(one.queued for one in together.inputs), started, line=self.name)
             record(together.place, "infer", started, ended, line=self.name, batch=len(entries))
         for entry, outcome in zip(entries, outcomes, strict=True):
             entry.value = None
             entry.together.put(entry.index, outcome)
 
-    def sing(self) -> None:
-        """Send a made input through, and wait for it. Raises what the model raises on it."""
+    def sing(self, timeout_s: float) -> None:
+        """Send a made input through, and wait for it. Raises what the model raises on it, CallOver if it takes long.
+
+        Makes a ticket of its own, which whoever calls has no use for: run it in a copy of the context.
+        """
+        TICKET.set(Ticket(time.monotonic() + timeout_s))
         (outcome,) = self.submit([canary_of(self.primitive)]).wait()
         if isinstance(outcome, Poison):
             raise outcome.error

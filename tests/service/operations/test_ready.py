@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
 import pytest
+from PIL import Image
 
 from manyeyes.errors import StoreUnavailable
 from manyeyes.service.app import create_app
 from manyeyes.service.operations.canary import Canaries
-from manyeyes.service.operations.checks import store_check
+from manyeyes.service.operations.checks import stages_check, store_check
 from manyeyes.service.operations.metrics import Metrics
 from manyeyes.service.operations.readiness import Readiness
 from manyeyes.service.settings import ServiceSettings
 
+_STREAM = io.BytesIO()
+Image.new("RGB", (8, 8), "red").save(_STREAM, "PNG")
+PNG = _STREAM.getvalue()
 KEY = "a key of at least sixteen characters"
 
 
@@ -76,7 +85,6 @@ def test_many_probes_look_once() -> None:
     looked = []
     app = create_app(ServiceSettings())
     app.state.service.readiness.checks["counted"] = lambda: looked.append(1)
-    app.state.service.readiness._threads["counted"] = anyio.CapacityLimiter(1)
     answers = ask(app, n=100)
     assert {answer.status_code for answer in answers} == {200}
     assert len(looked) == 1
@@ -109,59 +117,100 @@ def test_a_check_that_raises_tells_only_how() -> None:
     assert anyio.run(look) == {"wrong": "failed with RuntimeError"}
 
 
-class Line:
-    """A model that sings, hangs or fails, as it is told."""
+class Model:
+    """A line that sings, hangs or fails, as it is told. done: counts only what else it does."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "bad") -> None:
+        self.name = name
         self.mood: Callable[[], Any] = lambda: None
         self.heard = 0
+        self.done = 1
+        self.open = 0
 
-    async def sing(self, line: str) -> None:
+    def sing(self, timeout_s: float) -> None:
         self.heard += 1
-        if line == "bad":
+        self.open += 1
+        try:
             mood = self.mood()
             if isinstance(mood, Exception):
                 raise mood
             if mood:
-                await anyio.sleep(mood)
+                time.sleep(mood)
+        finally:
+            self.open -= 1
 
 
-def test_canaries_find_a_line_that_hangs_or_fails_and_forgive_it_when_it_sings_again(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    model, metrics, lines = Line(), Metrics(), ["good", "bad"]
-    canaries = Canaries(lambda: lines, model.sing, every_s=10, timeout_s=0.2, metrics=metrics)
-    assert canaries.check() is None  # Nothing is loaded that could have failed.
+def canaries_of(*models: Model, metrics: Metrics | None = None, every_s: float = 10) -> Canaries:
+    def sing(name: str, timeout_s: float) -> None:
+        next(model for model in models if model.name == name).sing(timeout_s)
+
+    return Canaries(lambda: models, sing, every_s=every_s, timeout_s=0.2, metrics=metrics)
+
+
+def test_canaries_find_a_line_that_hangs_or_fails_and_forgive_it_when_it_sings_again() -> None:
+    good, bad, metrics = Model("good"), Model("bad"), Metrics()
+    canaries = canaries_of(good, bad, metrics=metrics)
+    assert canaries.check() is None  # Nothing has been loaded that could have failed.
 
     async def go() -> None:
         await canaries.round()
         assert canaries.check() is None
-        model.mood = lambda: 5
+        bad.mood = lambda: 0.5
         started = time.monotonic()
         await canaries.round()
-        assert time.monotonic() - started < 2
-        assert canaries.check() == "bad: a canary was not through after 0.2 s"
-        model.mood = lambda: ValueError("a private message")
+        assert time.monotonic() - started < 0.45
+        assert canaries.check() == "bad: no canary was through after 0.2 s"
+        await canaries.round()
+        assert bad.open == 1  # The second took no thread of its own while the first hangs.
+        await anyio.sleep(0.6)
+        bad.mood = lambda: ValueError("a private message")
         await canaries.round()
         assert canaries.check() == "bad: a canary failed with ValueError"
-        model.mood = lambda: None
-        await canaries.round()
-        assert canaries.check() is None
-        model.mood = lambda: ValueError("again")
-        await canaries.round()
-        assert canaries.check() is not None
-        lines.remove("bad")  # It is not loaded any more, so nobody waits for it.
+        bad.mood = lambda: None
         await canaries.round()
         assert canaries.check() is None
 
     anyio.run(go)
     page = metrics.page()[0].decode()
     assert 'manyeyes_canary_failures_total{line="bad"} 3.0' in page
-    assert 'manyeyes_canary_seconds_count{line="good"} 6.0' in page
+    assert 'manyeyes_canary_seconds_count{line="good"} 5.0' in page
+
+
+def test_a_line_that_is_busy_with_others_is_well() -> None:
+    busy = Model()
+
+    def work() -> float:
+        busy.done += 32
+        return 0.4
+
+    busy.mood = work
+    canaries = canaries_of(busy)
+    anyio.run(canaries.round)
+    assert canaries.check() is None
+
+
+def test_a_line_that_loads_its_model_is_given_time() -> None:
+    loading = Model()
+    loading.done = 0
+    loading.mood = lambda: 0.4
+    canaries = canaries_of(loading)
+    anyio.run(canaries.round)
+    assert canaries.check() is None
+
+
+def test_a_line_that_is_not_loaded_any_more_is_forgotten() -> None:
+    models = [Model()]
+    models[0].mood = lambda: ValueError("x")
+    canaries = Canaries(lambda: models, lambda *_: models[0].sing(1), every_s=10, timeout_s=1)
+    anyio.run(canaries.round)
+    assert canaries.check() is not None
+    models.clear()
+    anyio.run(canaries.round)
+    assert canaries.check() is None
 
 
 def test_canaries_that_stopped_coming_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    canaries = Canaries(lambda: ["clip"], Line().sing, every_s=1, timeout_s=1)
+    canaries = canaries_of(Model("clip"), every_s=1)
     anyio.run(canaries.round)
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 10)
@@ -169,8 +218,8 @@ def test_canaries_that_stopped_coming_are_noticed(monkeypatch: pytest.MonkeyPatc
 
 
 def test_canaries_go_on_until_they_are_cancelled() -> None:
-    model = Line()
-    canaries = Canaries(lambda: ["good"], model.sing, every_s=0.02, timeout_s=1)
+    model = Model()
+    canaries = canaries_of(model, every_s=0.02)
 
     async def go() -> None:
         with anyio.move_on_after(0.5):
@@ -178,6 +227,62 @@ def test_canaries_go_on_until_they_are_cancelled() -> None:
 
     anyio.run(go)
     assert model.heard >= 5
+
+
+@dataclass
+class Stage:
+    name: str = "decode"
+    alive: bool = True
+    beat_s: float = 0.5
+    busy: int = 0
+
+
+def test_stages_that_died_or_fell_silent_are_named() -> None:
+    def told(*stages: Stage) -> str | None:
+        return stages_check(lambda: stages, stale_after_s=30, busy_for_s=120)()
+
+    assert told(Stage(), Stage("clip", busy=3, beat_s=100)) is None
+    assert told(Stage(), Stage("clip", alive=False)) == "clip: a thread died and is being replaced"
+    assert told(Stage(beat_s=31)) == "decode: no sign of life for 31 s"
+    assert told(Stage(beat_s=121, busy=1), Stage("b", alive=False)) == (
+        "decode: no sign of life for 121 s; b: a thread died and is being replaced"
+    )
+
+
+def test_a_service_with_loaded_models_hears_its_canaries(recipes_dir: Path, serving: Any) -> None:
+    settings = ServiceSettings(recipes_dir=recipes_dir, canary_every_s=0.1, open_metrics=True)
+    with serving(settings) as url:
+        image = base64.b64encode(PNG).decode()
+        call = {"recipe": "paint", "items": [{"image": image}, {"text": "a crimson wall"}]}
+        assert httpx.post(f"{url}/v1/label", json=call).status_code == 200
+        deadline = time.monotonic() + 10
+        while "manyeyes_canary_seconds_count" not in (page := httpx.get(f"{url}/metrics").text):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        ready = httpx.get(f"{url}/readyz")
+        assert ready.status_code == 200
+        assert ready.json()["checks"] == dict.fromkeys(("accepting", "pipeline", "models", "store"), "ok")
+        failed = re.findall(r"^manyeyes_canary_failures_total\{.*\} (.*)$", page, flags=re.M)
+        assert all(float(count) == 0 for count in failed)
+        # What the pipeline tells is counted, too.
+        for name in (
+            "queue_wait_seconds_count",
+            "batch_items_count",
+            "inference_seconds_count",
+            "votes_total",
+        ):
+            assert re.search(rf"^manyeyes_{name}\{{.*\}} [1-9]", page, flags=re.M), name
+        assert re.search(r"^manyeyes_decode_seconds_count [1-9]", page, flags=re.M)
+
+
+def test_a_service_that_drains_is_not_ready_and_lives() -> None:
+    app = create_app(ServiceSettings())
+    app.state.service.engine.drain(0.1)
+    (answer,) = ask(app)
+    assert answer.status_code == 503
+    assert answer.json()["checks"]["accepting"] == "on its way down: nothing new is taken"
+    assert ask(app, "/healthz")[0].status_code == 200
+    app.state.service.engine.close()
 
 
 def test_the_store_is_asked_and_its_address_is_not_told() -> None:
