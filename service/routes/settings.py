@@ -18,7 +18,9 @@ def _origin(url: str) -> str:
 
 
 class RouteSettings(BaseModel):
-    """max_fit_items: on how many items of stored batches a label model is fitted, at most.
+    """store_labels: whether labels are kept where a call does not say so, and there is a store.
+
+    max_fit_items: on how many items of stored batches a label model is fitted, at most.
 
     indexes_dir: a folder of folders that ``manyeyes search --index`` wrote; callers may search these by name.
 
@@ -27,6 +29,7 @@ class RouteSettings(BaseModel):
         token, sent to that address alone.
     """
 
+    store_labels: bool = True
     max_fit_items: int = Field(default=200_000, ge=1)
     indexes_dir: Path | None = None
     label_studio_recipe: str | None = Field(default=None, min_length=1, max_length=200)
