@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import secrets
@@ -169,7 +170,8 @@ class PostgresServer:
         server = self._process.pid
         children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
         for process in (server, *map(int, children)):
-            os.kill(process, how)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, how)
 
 
 def _unprivileged() -> pwd.struct_passwd:

@@ -48,9 +48,12 @@ def _sqlite(url: URL, *, timeout_s: float, connections: int, foreign_keys: bool)
 
 
 def _postgresql(url: URL, *, timeout_s: float, connections: int) -> Engine:
+    from manyeyes.service.store.bounded import bounded
+
+    connection_class = bounded(timeout_s)
     timeout_ms = math.ceil(timeout_s * 1000)
     wanted: dict[str, Any] = {
-        "connect_timeout": max(1, math.ceil(timeout_s)),
+        "connect_timeout": max(1, math.ceil(timeout_s / 2)),
         "application_name": "manyeyes",
         # A host that vanished without a word is noticed, too.
         "tcp_user_timeout": timeout_ms,
@@ -67,6 +70,10 @@ def _postgresql(url: URL, *, timeout_s: float, connections: int) -> Engine:
         pool_pre_ping=True,
         pool_recycle=1800,
     )
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: Any, _record: Any, arguments: list[Any], named: dict[str, Any]) -> Any:
+        return connection_class.connect(*arguments, **named)
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:

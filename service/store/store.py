@@ -39,11 +39,12 @@ class Store:
 
     @classmethod
     def open(
-        cls, url: str | None = None, *, settings: StoreSettings | None = None, upgrade: bool = True
+        cls, url: str | None = None, *, settings: StoreSettings | None = None, upgrade: bool | None = None
     ) -> Self:
         """Return the store at a URL, of the settings where none is given, else in ``service.db`` at home.
 
-        upgrade: make or change the tables first, where that is needed; several replicas may do so at once.
+        upgrade: make or change the tables first, where that is needed; several replicas may do so at once. None is as
+        the settings say.
         Raises InvalidSettings for a URL that is none, or tables that are not those of this version of manyeyes;
         StoreUnavailable; MissingDependency without psycopg.
         """
@@ -53,7 +54,7 @@ class Store:
             make_file(found)
         database = Database(found, timeout_s=settings.store_timeout_s, connections=settings.store_connections)
         try:
-            if upgrade:
+            if settings.store_upgrade if upgrade is None else upgrade:
                 migrate.upgrade(database)
             elif not migrate.is_current(database):
                 raise InvalidSettings(
