@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from manyeyes.commands import key, store
 from manyeyes.errors import ManyeyesError
 
 USAGE_ERROR = 2
@@ -40,6 +41,8 @@ app = typer.Typer(
 )
 recipe_app = typer.Typer(help="Work with recipes.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
+app.add_typer(key.app, name="key")
+app.add_typer(store.app, name="store")
 
 
 def _show_version(asked: bool) -> None:
