@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 _COUNTER: Final = 15  # bytes; base64 makes 20 characters of them, whatever comes before or after
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3})")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_LAST: Final = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 _BOUNDARY: Final = b"photo-after-photo"
 _COMMENT: Final = b"\xff\xfe" + (2 + _COUNTER).to_bytes(2, "big")
 
@@ -127,6 +128,8 @@ class _Connection(asyncio.Protocol):
                 return
             length = _LENGTH.search(self._buffer, 0, head_ends)
             self._ends_at = head_ends + 4 + (int(length[1]) if length else 0)
+            if _LAST.search(self._buffer, 0, head_ends):
+                self.open = False
         if len(self._buffer) >= self._ends_at:
             body = bytes(self._buffer)
             self._buffer.clear()
@@ -182,8 +185,11 @@ class _Callers:
             status, body = 0, b""
         answer = Answer(due, time.monotonic(), status, request.n_items, b'"error"' in body)
         self.answers.append(answer)
-        if connection is not None and connection.open and status:
-            self.idle.append(connection)
+        if connection is not None:
+            if connection.open:
+                self.idle.append(connection)
+            else:
+                connection.close()
         return answer
 
     def close(self) -> None:

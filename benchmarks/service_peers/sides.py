@@ -20,14 +20,21 @@ from benchmarks.service_peers import infinity
 from benchmarks.service_process import Server, free_port, manyeyes, running
 
 N_CLIENTS = 32
-RECIPE = """
-name: sides
-classes: [animal, thing]
-primitives: {{clip: {{model: {weights}, arch: {arch}, runtime: {runtime}}}}}
-lfs: [{{name: looks, kind: prompt, prompts: {{animal: an animal, thing: a thing}}}}]
-label_model: majority
-"""
 HERE = Path(__file__).resolve().parents[2]
+
+
+def open_clip_model(folder: Path) -> tuple[Path, Path]:
+    """Make a ViT-B-32 with random weights as open_clip saves models; return its folder and the file of weights."""
+    weights = folder / f"{ARCH}.safetensors"
+    if not weights.is_file():
+        folder.mkdir(parents=True)
+        random_weights(folder)
+        import open_clip
+
+        (folder / "open_clip_config.json").write_text(
+            json.dumps({"model_cfg": open_clip.get_model_config(ARCH), "preprocess_cfg": {}})
+        )
+    return folder, weights
 
 
 class Sides:
@@ -36,23 +43,23 @@ class Sides:
     def __init__(self, data: Path, work: Path) -> None:
         self.work = work
         self.photos = resized(data / "imagenet_sample.zip", 64, (500, 375))
-        self.weights = work / f"{ARCH}.safetensors"
-        if not self.weights.is_file():
-            random_weights(work)
+        self.model, self.weights = open_clip_model(work / "clip")
         self.stack = ExitStack()
         self.asked: dict[str, tuple[Server, list[Request]]] = {}
 
     def ours(self, runtime: str) -> None:
         """Add our service, with the CLIP in one runtime."""
-        recipes = self.work / f"recipes-{runtime}"
+        settings = {"MANYEYES_RUNTIME": runtime, "MANYEYES_ALLOWED_MODELS": f"clip:{self.model}"}
+        recipes = self.work / "no-recipes"
         recipes.mkdir(exist_ok=True)
-        told = RECIPE.format(weights=self.weights, arch=ARCH, runtime=runtime)
-        (recipes / "sides.yaml").write_text(told)
-        server = self.stack.enter_context(manyeyes(recipes, self.work / f"home-{runtime}"))
-        url = f"{server.address}/v1/label"
+        server = self.stack.enter_context(manyeyes(recipes, self.work / f"home-{runtime}", **settings))
+        fields = [("primitive", f"clip:{self.model}")]
         self.asked[f"ours, {runtime}"] = (
             server,
-            [form(url, [photo], field="files", fields=[("recipe", "sides")]) for photo in self.photos],
+            [
+                form(f"{server.address}/v1/embed", [photo], field="files", fields=fields)
+                for photo in self.photos
+            ],
         )
 
     def naive(self) -> None:
