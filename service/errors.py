@@ -186,11 +186,15 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 def _allowed(request: Request) -> str:
-    """Return the methods of every route at a path; Starlette knows of the first one alone."""
-    methods: set[str] = set()
-    for route in getattr(request.app.state, "routes", ()):
-        if route.matches(request.scope)[0] is not Match.NONE:
-            methods |= route.methods or set()
+    """Return the methods that the description names for a path; Starlette knows of the first route alone."""
+    found = [
+        route
+        for route in getattr(request.app.state, "routes", ())
+        if route.matches(request.scope)[0] is not Match.NONE
+    ]
+    # Where /recipes/validate is a path of its own, it is not the recipe of that name.
+    nearest_path = min((len(route.param_convertors), route.path) for route in found)[1] if found else ""
+    methods = {method for route in found if route.path == nearest_path for method in route.methods}
     return ", ".join(sorted(methods)) or "other methods"
 
 

@@ -70,14 +70,14 @@ class ItemIn(Shape):
     url: str | None = Field(
         default=None,
         max_length=4096,
-        description="Instead of `image`: where it is. Only of hosts that the operator lists; by default of none.",
-        examples=["https://images.example.org/coat.jpg"],
+        description="Instead of `image`: where it is, as in `https://images.example.org/coat.jpg`. Only of hosts that"
+        " the operator lists; by default of none.",
     )
     object: str | None = Field(
         default=None,
         max_length=2048,
-        description="Instead of `image`: an object in one of the buckets that the operator lists.",
-        examples=["s3://bucket/coat.jpg"],
+        description="Instead of `image`: an object, as in `s3://bucket/coat.jpg`, in one of the buckets that the"
+        " operator lists.",
     )
     text: str | None = None
     metadata: dict[str, str | int | float | bool | None] | None = None
