@@ -193,8 +193,11 @@ def _allowed(request: Request) -> str:
         if route.matches(request.scope)[0] is not Match.NONE
     ]
     # Where /recipes/validate is a path of its own, it is not the recipe of that name.
-    nearest_path = min((len(route.param_convertors), route.path) for route in found)[1] if found else ""
-    methods = {method for route in found if route.path == nearest_path for method in route.methods}
+    ranked = sorted(
+        (len(route.param_convertors), -route.path_format.count("/"), route.path_format) for route in found
+    )
+    path = ranked[0][2] if ranked else ""
+    methods = {method for route in found if route.path_format == path for method in route.methods}
     return ", ".join(sorted(methods)) or "other methods"
 
 
