@@ -21,6 +21,7 @@ from manyeyes.errors import InvalidSettings
 from manyeyes.service.access.callers import Needs, OpenToAll
 from manyeyes.service.access.keyring import Keyring
 from manyeyes.service.context import Service
+from manyeyes.service.decoding.decoders import decoder_for
 from manyeyes.service.errors import handle_errors
 from manyeyes.service.fetching.fetcher import Fetcher
 from manyeyes.service.middleware.bodies import BodyLimit
@@ -97,7 +98,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     metrics, tracing = Metrics(), make_tracing(settings)
     store = open_store(settings)
     keys = Keyring(settings, None if store is None else store.keys)
-    engine = Engine(settings, observer=metrics)
+    engine = Engine(settings, observer=metrics, decode=decoder_for(settings, settings.limits))
     canaries = Canaries(
         engine.lines.all,
         engine.sing,

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, ByteSize, ConfigDict, Field, ValidationErr
 
 from manyeyes.errors import InvalidSettings
 from manyeyes.service.access.settings import AccessSettings
+from manyeyes.service.decoding.settings import DecodeSettings
 from manyeyes.service.fetching.settings import FetchSettings
 from manyeyes.service.operations.settings import OperationsSettings
 from manyeyes.service.pipeline.settings import PipelineSettings
@@ -33,7 +34,13 @@ def _split(value: Any) -> Any:
 
 
 class ServiceSettings(
-    StoreSettings, AccessSettings, OperationsSettings, RouteSettings, FetchSettings, PipelineSettings
+    StoreSettings,
+    AccessSettings,
+    OperationsSettings,
+    RouteSettings,
+    FetchSettings,
+    PipelineSettings,
+    DecodeSettings,
 ):
     """How a service behaves.
 

@@ -1,0 +1,1 @@
+"""Images of strangers, decoded where they cannot hurt."""
