@@ -22,7 +22,7 @@ from manyeyes import errors
 from manyeyes.types import ABSTAIN, Item, Label, Labels, Reason, Versions, Votes
 
 if TYPE_CHECKING:
-    from manyeyes.client import AsyncClient, Client
+    from manyeyes.client import AsyncClient, Client, Url
     from manyeyes.labeler import Labeler
     from manyeyes.recipe import Recipe
 
@@ -38,6 +38,7 @@ __all__ = [
     "Labels",
     "Reason",
     "Recipe",
+    "Url",
     "Versions",
     "Votes",
     "errors",
@@ -50,6 +51,7 @@ _LAZY = {
     "Client": "manyeyes.client",
     "Labeler": "manyeyes.labeler",
     "Recipe": "manyeyes.recipe",
+    "Url": "manyeyes.client",
 }
 
 

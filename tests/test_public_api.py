@@ -18,6 +18,7 @@ def test_the_front_door_is_pinned() -> None:
         "Labels",
         "Reason",
         "Recipe",
+        "Url",
         "Versions",
         "Votes",
         "errors",

@@ -103,6 +103,7 @@ class AsyncLabelStream(Flow["asyncio.Task[LabelResult]"], AsyncIterator[Label]):
             return await self._client._label(
                 items,
                 self.recipe,
+                store=self.store,
                 first=first,
                 on_busy=lambda: self.pace.was_busy(number, newest=self._n_batches - 1),
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import httpx
@@ -12,8 +12,9 @@ from manyeyes.client import resource_routes, routes
 from manyeyes.client.async_resources import AsyncBatches, AsyncKeys, AsyncLabelModels, AsyncRecipes
 from manyeyes.client.async_streams import AsyncLabelStream
 from manyeyes.client.base import DEFAULT_URL, Base, answer_of, give_time, new_key, request_of
-from manyeyes.client.calls import Answer, Call, T
+from manyeyes.client.calls import Answer, Call, T, settled
 from manyeyes.client.items import Form, Labelable, RecipeLike, fill_form, recipe_text
+from manyeyes.client.kept import AuditLine, Explanation
 from manyeyes.client.patience import Send
 from manyeyes.client.problems import checked
 from manyeyes.client.records import DetectResult, EmbedResult, Index, Model, SearchResult, VotesResult
@@ -48,9 +49,11 @@ class AsyncClient(Base):
         """Return a client of an ASGI app in this process, such as ``create_app()``: no socket, for tests."""
         return cls("http://localhost", transport=httpx.ASGITransport(app=app), **options)
 
-    async def label(self, items: Iterable[Labelable], *, recipe: RecipeLike) -> LabelResult:
+    async def label(
+        self, items: Iterable[Labelable], *, recipe: RecipeLike, store: bool | None = None
+    ) -> LabelResult:
         """Label items as a recipe says; see :meth:`Client.label`. Files are read on a thread."""
-        return await self._label(items, await asyncio.to_thread(recipe_text, recipe))
+        return await self._label(items, await asyncio.to_thread(recipe_text, recipe), store=store)
 
     def label_many(
         self,
@@ -61,6 +64,7 @@ class AsyncClient(Base):
         max_in_flight: int = MAX_IN_FLIGHT,
         max_retries: int | None = None,
         on_error: OnError = "raise",
+        store: bool | None = None,
         progress: bool = False,
     ) -> AsyncLabelStream:
         """Label any number of items; return an async iterator of labels; see :meth:`Client.label_many`.
@@ -75,6 +79,7 @@ class AsyncClient(Base):
             max_in_flight=max_in_flight,
             max_retries=max_retries,
             on_error=on_error,
+            store=store,
             progress=progress,
         )
 
@@ -133,6 +138,16 @@ class AsyncClient(Base):
         """Return the models that callers may name."""
         return await self._ask(routes.models())
 
+    async def explain(self, label_id: str) -> Explanation:
+        """Return why a label is what it is; see :meth:`Client.explain`."""
+        return await self._ask(resource_routes.explain(label_id))
+
+    def audit(
+        self, *, subject: str | None = None, actor: str | None = None, action: str | None = None
+    ) -> AsyncIterator[AuditLine]:
+        """Yield who changed what, the newest first; see :meth:`Client.audit`."""
+        return self.keys._pages(lambda cursor: resource_routes.audit(subject, actor, action, cursor))
+
     async def recipe(self, name: str) -> dict[str, Any]:
         """Return one stored recipe as a mapping. Raises RecipeNotFound."""
         return await self._ask(resource_routes.recipe(name))
@@ -164,11 +179,12 @@ class AsyncClient(Base):
         items: Iterable[Labelable],
         recipe: str,
         *,
+        store: bool | None = None,
         first: int = 0,
         on_busy: Callable[[], object] | None = None,
     ) -> LabelResult:
         form = await self._form(items, first=first)
-        return await self._ask(routes.label(form, recipe), on_busy=on_busy)
+        return await self._ask(routes.label(form, recipe, store), on_busy=on_busy)
 
     async def _form(self, items: Iterable[Labelable], *, first: int = 0) -> Form:
         """Read items on a thread."""
@@ -192,6 +208,7 @@ class AsyncClient(Base):
                     step = steps.send(None)
         except StopIteration as done:
             answer: Answer = done.value
+        answer = settled(call, answer, attempts=n_attempts)
         return call.read(checked(answer, attempts=n_attempts))
 
     async def _once(self, call: Call[Any], key: str, timeout_s: float) -> Answer | httpx.TransportError:

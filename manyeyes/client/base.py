@@ -96,6 +96,7 @@ class Base:
             self.patience,
             base_url=self.base_url,
             repeats=call.writes,
+            once=call.once,
             rng=self._rng,
             tally=self._tally,
         )

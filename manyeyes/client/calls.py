@@ -59,7 +59,8 @@ class Call(Generic[T]):
     path: with its parts quoted; see :func:`place`. params: those that are None are left out.
     body: sent as JSON. fields: sent as a form; one of both at most. unsent: what it comes to without asking, where none
     of its items can be sent.
-    writes: whether it changes something on the service, so that it carries an ``Idempotency-Key``.
+    writes: whether it changes something on the service, so that it carries an ``Idempotency-Key``. once: whether it
+    does so each time that it comes, and no key helps.
     """
 
     method: str
@@ -71,6 +72,7 @@ class Call(Generic[T]):
     unsent: T | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     writes: bool = False
+    once: bool = False
 
     def request(self) -> dict[str, Any]:
         """Return the arguments that httpx builds a request from. Raises TypeError, ValueError if it is no JSON."""
@@ -85,6 +87,17 @@ class Call(Generic[T]):
             told["content"] = json.dumps(self.body, allow_nan=False, ensure_ascii=False).encode()
             told["headers"]["Content-Type"] = "application/json"
         return told
+
+
+def nothing(_: Answer) -> None:
+    """Read an answer that says nothing."""
+
+
+def settled(call: Call[T], answer: Answer, *, attempts: int) -> Answer:
+    """Return an answer; what was to go and is gone after several attempts went with one of them."""
+    if call.read is nothing and attempts > 1 and answer.status == 404:
+        return Answer(204, answer.headers, b"", answer.url)
+    return answer
 
 
 def place(*parts: str) -> str:

@@ -110,6 +110,7 @@ def attempts(
     *,
     base_url: str,
     repeats: bool,
+    once: bool = False,
     rng: random.Random,
     tally: Tally,
     clock: Callable[[], float] = time.monotonic,
@@ -117,7 +118,8 @@ def attempts(
     """Ask for sends and waits until there is an answer that counts, and return it: a success, or a refusal.
 
     repeats: whether the service answers a repeated call with what came of the first one (it carries an
-    ``Idempotency-Key``), so that it may be sent again even while the first may still be at work.
+    ``Idempotency-Key``), so that it may be sent again even while the first may still be at work. once: whether a call
+    that may have been heard must not be sent again.
     Raises ServiceUnavailable if no attempt was answered, DeadlineExceeded if the time of all attempts ran out.
     """
     began = clock()
@@ -132,13 +134,13 @@ def attempts(
         if isinstance(outcome, Answer):
             busy = outcome.status in BUSY
             tally.add(busy=int(busy))
-            if is_last or not _may_come_again(outcome, repeats=repeats, attempt=attempt):
+            if is_last or not _may_come_again(outcome, repeats=repeats, once=once, attempt=attempt):
                 return outcome
         else:
             busy = False
             told = unreachable(outcome, base_url, timeout_s=timeout_s)
             told.attempts = attempt + 1
-            if is_last or not may_retry(outcome, repeats=repeats):
+            if is_last or not may_retry(outcome, repeats=repeats, once=once):
                 raise told from outcome
         wait_s = _wait_s(attempt, outcome, rng)
         if patience.deadline_s is not None and clock() - began + wait_s >= patience.deadline_s:
@@ -150,12 +152,14 @@ def attempts(
     raise AssertionError("the last attempt returns or raises")
 
 
-def may_retry(error: httpx.TransportError, *, repeats: bool) -> bool:
+def may_retry(error: httpx.TransportError, *, repeats: bool, once: bool = False) -> bool:
     """Return whether a call may be sent again after its connection failed.
 
     After a read timeout the service is still at work on the first one; asking again would only add to it, unless the
     service knows the two for one.
     """
+    if once:
+        return isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout))
     if isinstance(error, (httpx.ReadTimeout, httpx.WriteTimeout)):
         return repeats
     return isinstance(error, (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError))
@@ -186,9 +190,10 @@ def unreachable(error: httpx.TransportError, base_url: str, *, timeout_s: float)
     )
 
 
-def _may_come_again(answer: Answer, *, repeats: bool, attempt: int) -> bool:
+def _may_come_again(answer: Answer, *, repeats: bool, once: bool, attempt: int) -> bool:
     if answer.status in PASSING:
-        return True
+        # 502 and 504 leave open what became of the call.
+        return answer.status in BUSY or not once
     # Our own earlier attempt, whose connection broke, is still at work: wait until its answer can be replayed.
     return repeats and attempt > 0 and answer.status == 409 and code_of(answer) == IdempotencyConflict.code
 

@@ -1,30 +1,16 @@
-"""What a service answers, as small values that never change. Times are UTC and aware."""
+"""What a service says of items, indexes and models, as small values that never change."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from manyeyes.errors import InvalidRequest, ItemError
-from manyeyes.types import ABSTAIN, FloatArray, Label, Versions
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """Some of a list. next_cursor: asks for what comes after; None at its end."""
-
-    items: tuple[T, ...]
-    next_cursor: str | None = None
-
-
-# Votes, embeddings, boxes, matches: one row an item, and an item may fail alone.
+from manyeyes.types import ABSTAIN, FloatArray, Versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,17 +193,6 @@ class Index:
     dim: int
     primitive: str
     model: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """A label that the service keeps, with what made it."""
-
-    id: str
-    label: Label
-    versions: Versions
-    told: Mapping[str, Any] = field(default_factory=dict)
-    created_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

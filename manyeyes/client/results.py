@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, overload
 
 from manyeyes.client.calls import Answer
@@ -113,14 +113,6 @@ class LabelResult(Sequence[Label]):
         return pa.Table.from_pylist(rows, schema=schema)
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A row of any answer in which items may fail alone. error: None where the item is sound."""
-
-    id: str
-    error: ItemError | None = field(default=None, kw_only=True)
-
-
 def classes_of(labels: Sequence[Label]) -> list[str]:
     """Return the classes that labels have probabilities of, in the recipe's order."""
     return list(dict.fromkeys(name for label in labels for name in label.probs))
@@ -175,7 +167,7 @@ def read_result(form: Form, answer: Answer | None) -> LabelResult:
             labels=form.merged(labels),
             versions=read_versions(told["versions"]),
             recipe=told["recipe"],
-            batch=told.get("batch"),
+            batch=told.get("batch_id"),
             positions=tuple(-1 if n in form.unsent else next(sent) for n in range(form.n_items)),
             request_id=answer.request_id,
         )

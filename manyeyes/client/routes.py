@@ -31,14 +31,15 @@ from manyeyes.client.results import LabelResult, read_result
 from manyeyes.types import FloatArray, Label, Versions
 
 
-def label(form: Form, recipe: str) -> Call[LabelResult]:
-    """Label items."""
+def label(form: Form, recipe: str, store: bool | None) -> Call[LabelResult]:
+    """Label items. Where they are to be kept for sure, a call that is sent twice is kept once."""
     return Call(
         "POST",
         place("label"),
         lambda answer: read_result(form, answer),
-        fields=form.fields(recipe=recipe),
+        fields=form.fields(recipe=recipe, store=None if store is None else str(store).lower()),
         unsent=None if form.entries else read_result(form, None),
+        writes=bool(store),
     )
 
 

@@ -95,7 +95,8 @@ class Flow(Generic[H]):
     """The batches under way, in order, and what came of those before.
 
     n_done: labels given so far. n_errors: of them, those with status "error". versions: what made them, each once;
-    more than one label model means that items were fitted apart.
+    more than one label model means that items were fitted apart. batches: the ids under which the service keeps the
+    labels, where it does.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Flow(Generic[H]):
         batch_size: int,
         max_in_flight: int,
         on_error: OnError,
+        store: bool | None,
         progress: bool,
     ) -> None:
         if batch_size < 1 or max_in_flight < 1:
@@ -115,6 +117,7 @@ class Flow(Generic[H]):
         if on_error not in ("raise", "rows"):
             raise InvalidRequest(f"on_error is 'raise' or 'rows', got {on_error!r}")
         self.recipe = recipe
+        self.store = store
         self.batch_size = batch_size
         self.on_error = on_error
         self.pace = Pace(max_in_flight)
@@ -122,6 +125,7 @@ class Flow(Generic[H]):
         self.n_errors = 0
         self.recipe_name = ""
         self.versions: list[Versions] = []
+        self.batches: list[str] = []
         self._window: deque[Batch[H]] = deque()
         self._rows: deque[Label] = deque()
         self._n_batches = 0
@@ -156,6 +160,7 @@ class Flow(Generic[H]):
         self._window.popleft()
         self.pace.went_well()
         self._give(result.labels)
+        self.batches += [] if result.batch is None else [result.batch]
         if result.versions.recipe:
             self.recipe_name = result.recipe
         if result.versions.recipe and result.versions not in self.versions:
@@ -268,6 +273,7 @@ class LabelStream(Flow["Future[LabelResult]"], Iterator[Label]):
             return self._client._label(
                 items,
                 self.recipe,
+                store=self.store,
                 first=first,
                 pause=self._pause,
                 on_busy=lambda: self.pace.was_busy(number, newest=self._n_batches - 1),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import httpx
 
 from manyeyes.client import resource_routes, routes
 from manyeyes.client.base import DEFAULT_URL, Base, answer_of, give_time, new_key, request_of
-from manyeyes.client.calls import Answer, Call, T
+from manyeyes.client.calls import Answer, Call, T, settled
 from manyeyes.client.in_process import InProcess
 from manyeyes.client.items import Form, Labelable, RecipeLike, fill_form, recipe_text
+from manyeyes.client.kept import AuditLine, Explanation
 from manyeyes.client.patience import Send
 from manyeyes.client.problems import checked
 from manyeyes.client.records import DetectResult, EmbedResult, Index, Model, SearchResult, VotesResult
@@ -58,16 +59,19 @@ class Client(Base):
         """Return a client of an ASGI app in this process, such as ``create_app()``: no socket, for tests."""
         return cls("http://localhost", transport=InProcess(app), **options)
 
-    def label(self, items: Iterable[Labelable], *, recipe: RecipeLike) -> LabelResult:
+    def label(
+        self, items: Iterable[Labelable], *, recipe: RecipeLike, store: bool | None = None
+    ) -> LabelResult:
         """Label items as a recipe says.
 
         items: Items; or paths (image files), Urls, str (texts), bytes (of image files), PIL images, NumPy arrays of
         pixels, mappings.
         recipe: a stored one's name, YAML text, a path to a file, a mapping or a Recipe.
+        store: whether the service keeps the labels, to explain them and to fit on them; None as its operator has it.
         A service fits the label model on the items of the call where none was fitted before, so what is sent together
         is fitted together.
         """
-        return self._label(items, recipe_text(recipe))
+        return self._label(items, recipe_text(recipe), store=store)
 
     def label_many(
         self,
@@ -78,6 +82,7 @@ class Client(Base):
         max_in_flight: int = MAX_IN_FLIGHT,
         max_retries: int | None = None,
         on_error: OnError = "raise",
+        store: bool | None = None,
         progress: bool = False,
     ) -> LabelStream:
         """Label any number of items; return an iterator of their labels, in order.
@@ -101,6 +106,7 @@ class Client(Base):
             max_in_flight=max_in_flight,
             max_retries=max_retries,
             on_error=on_error,
+            store=store,
             progress=progress,
         )
 
@@ -168,6 +174,16 @@ class Client(Base):
         """Return the models that callers may name."""
         return self._ask(routes.models())
 
+    def explain(self, label_id: str) -> Explanation:
+        """Return why a label is what it is. label_id: of ``LabelResult.label_id``. Raises LabelNotFound."""
+        return self._ask(resource_routes.explain(label_id))
+
+    def audit(
+        self, *, subject: str | None = None, actor: str | None = None, action: str | None = None
+    ) -> Iterator[AuditLine]:
+        """Yield who changed what, the newest first; of one subject, such as ``recipe:paint``, key or kind of change."""
+        return self.keys._pages(lambda cursor: resource_routes.audit(subject, actor, action, cursor))
+
     def recipe(self, name: str) -> dict[str, Any]:
         """Return one stored recipe as a mapping. Raises RecipeNotFound."""
         return self._ask(resource_routes.recipe(name))
@@ -199,11 +215,14 @@ class Client(Base):
         items: Iterable[Labelable],
         recipe: str,
         *,
+        store: bool | None = None,
         first: int = 0,
         pause: Callable[[float], object] | None = None,
         on_busy: Callable[[], object] | None = None,
     ) -> LabelResult:
-        return self._ask(routes.label(self._form(items, first=first), recipe), pause=pause, on_busy=on_busy)
+        return self._ask(
+            routes.label(self._form(items, first=first), recipe, store), pause=pause, on_busy=on_busy
+        )
 
     def _form(self, items: Iterable[Labelable], *, first: int = 0) -> Form:
         return fill_form(items, max_image_bytes=self.max_image_bytes, first=first)
@@ -235,6 +254,7 @@ class Client(Base):
                     step = steps.send(None)
         except StopIteration as done:
             answer: Answer = done.value
+        answer = settled(call, answer, attempts=n_attempts)
         return call.read(checked(answer, attempts=n_attempts))
 
     def _once(self, call: Call[Any], key: str, timeout_s: float) -> Answer | httpx.TransportError:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -137,3 +138,59 @@ def colours() -> FakeService:
 def flaky_services() -> Callable[[FakeService], Any]:
     """Return what runs any double behind a real socket."""
     return flaky_service
+
+
+PAINT = """
+name: paint
+description: Colours, by what is said.
+classes: [red, blue]
+lfs:
+  - {name: says_red, kind: keyword, on: text, any: [red, crimson], vote: red}
+  - {name: says_blue, kind: keyword, on: text, any: [blue, navy], vote: blue}
+  - {name: shelf, kind: metadata, when: "shelf == 'R'", vote: red}
+  - {name: looks, kind: prompt, using: toy, prompts: {red: red, blue: blue}, threshold: 0.4}
+primitives: {toy: {}}
+"""
+
+
+@pytest.fixture(scope="session")
+def paint() -> str:
+    """Return a recipe that needs no model."""
+    return PAINT
+
+
+@contextmanager
+def real_service(folder: Path, **options: Any) -> Iterator[str]:
+    """Run a service with a store in a folder, on a free port; give its address."""
+    from manyeyes.service.app import create_app, listen, make_server
+    from manyeyes.service.settings import ServiceSettings
+
+    recipes = folder / "recipes"
+    recipes.mkdir(exist_ok=True)
+    (recipes / "folder.yaml").write_text(PAINT.replace("name: paint", "name: folder"))
+    settings = ServiceSettings(
+        recipes_dir=recipes, port=0, store_url=f"sqlite:///{folder / 'store.db'}", **options
+    )
+    listener = listen(settings)
+    server = make_server(create_app(settings))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+        assert not thread.is_alive(), "the server does not stop"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the address of a real service that stores what it labels."""
+    folder = tmp_path_factory.mktemp("service")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MANYEYES_HOME", str(folder / "home"))
+        with real_service(folder, max_items=400, allowed_models=("toy",)) as address:
+            yield address
