@@ -20,7 +20,7 @@ class PipelineSettings(BaseModel):
 
     max_waiting: int = Field(default=256, ge=1)
     max_queued_items: int = Field(default=4000, ge=1)
-    max_wait_s: float = Field(default=10.0, gt=0)
+    max_wait_s: float = Field(default=20.0, gt=0)
     deadline_s: float = Field(default=120.0, gt=0)
     max_batch: int = Field(default=32, ge=1)
     max_active_items: int = Field(default=64, ge=1)

@@ -107,7 +107,7 @@ class Stage(Generic[E]):
         for slot, thread in enumerate(self._threads):
             if thread.is_alive() or self._closed:
                 continue
-            log.error("a thread of stage %s died; another takes its place", self.name)
+            log.error("stage %s lost a thread; another takes its place", self.name)
             with self._turn:
                 lost, self._hands[slot] = self._hands[slot], []
                 for entry in lost:
@@ -137,6 +137,12 @@ class Stage(Generic[E]):
         return thread
 
     def _serve(self, slot: int) -> None:
+        try:
+            self._go_on(slot)
+        except BaseException:  # this thread is lost, and whoever looks after the stage sees that
+            log.exception("a thread of stage %s died", self.name)
+
+    def _go_on(self, slot: int) -> None:
         hand = self._hands[slot]
         while True:
             self._beats[slot] = time.monotonic()
