@@ -172,7 +172,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         detail = f"there is nothing at {request.url.path!r}; GET /openapi.json lists every path"
     elif error.status_code == 405:
-        allowed = _allowed(request)
+        allowed = _allowed(request) or headers.get("Allow", "other methods")
         detail = f"{request.method} is not possible at {request.url.path!r}; allowed: {allowed}"
         headers["Allow"] = allowed
     return problem(
@@ -198,7 +198,7 @@ def _allowed(request: Request) -> str:
     )
     path = ranked[0][2] if ranked else ""
     methods = {method for route in found if route.path_format == path for method in route.methods}
-    return ", ".join(sorted(methods)) or "other methods"
+    return ", ".join(sorted(methods))
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
