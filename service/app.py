@@ -25,6 +25,7 @@ from manyeyes.service.decoding.decoders import decoder_for
 from manyeyes.service.errors import handle_errors
 from manyeyes.service.fetching.fetcher import Fetcher
 from manyeyes.service.middleware.bodies import BodyLimit
+from manyeyes.service.middleware.encodings import Encodings
 from manyeyes.service.middleware.idempotency import Idempotency
 from manyeyes.service.middleware.keys import KeyCheck
 from manyeyes.service.middleware.log import RequestLog
@@ -145,6 +146,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(Idempotency, settings=settings, store=store)
     app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(Encodings, settings=settings)
     app.add_middleware(KeyCheck, settings=settings, keys=keys, open_paths=open_paths)
     app.add_middleware(RequestLog)
     app.add_middleware(Forwarded, trusted=settings.trusted_proxies)

@@ -240,11 +240,11 @@ def test_a_small_file_is_no_large_image() -> None:
     bomb = io.BytesIO()
     Image.new("1", (9000, 9000)).save(bomb, "PNG")
     with pytest.raises(
-        ImageTooLarge, match=r"9000 × 9000 pixels; at most 16000000 are allowed of a file of 10,"
+        ImageTooLarge, match=r"9000 × 9000 pixels; at most 16000000 are allowed of a file of 9,"
     ):
         decode(bomb.getvalue(), Limits())
     page = io.BytesIO()
     Image.new("1", (2480, 3508), 1).save(page, "PNG")
     assert decode(page.getvalue(), Limits()).width == 2480
-    with pytest.raises(ImageTooLarge, match="at most 100 are allowed$"):
+    with pytest.raises(ImageTooLarge, match=r"at most 100 are allowed$"):
         decode(page.getvalue(), Limits(max_pixels=100))
