@@ -341,6 +341,20 @@ def models(
 
 
 @app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every fact.")] = False,
+    run_models: Annotated[
+        bool,
+        typer.Option("--models/--no-models", help="Whether models are loaded and run, which takes seconds."),
+    ] = True,
+) -> None:
+    """Say what is installed, which models and runtimes load, which limits hold, and what does not work."""
+    from manyeyes.commands import doctor as command
+
+    raise typer.Exit(command.run(as_json=as_json, models=run_models))
+
+
+@app.command()
 def search(
     words: Annotated[
         list[str] | None,
