@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 import anyio.to_thread
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from manyeyes.errors import NotFound
@@ -15,6 +15,7 @@ from manyeyes.service.routes.answers import answers
 from manyeyes.service.routes.resources import (
     Cursor,
     Limit,
+    Only,
     by_whom,
     iso,
     paged,
@@ -38,7 +39,6 @@ from manyeyes.service.store.records import AuditRecord, KeyRecord
 SHAPES: Final = (AuditLine, AuditList, KeyCreate, KeyList, KeyOut, NewKey)
 
 _Id = Annotated[str, Path(max_length=100, examples=["01a2087235a972199e0e12e0faf7d7a2"])]
-_Of = Annotated[str | None, Query(max_length=200)]
 
 
 def make_router(service: Service) -> APIRouter:
@@ -49,7 +49,7 @@ def make_router(service: Service) -> APIRouter:
         "/v1/keys",
         summary="Make a key",
         status_code=201,
-        responses=answers("NewKey", 404, 408, 409, 413, 415, 422, status=201),
+        responses=with_status(answers("NewKey", 404, 408, 409, 413, 415, 422, status=201)),
         openapi_extra=takes("KeyCreate", EXAMPLE_CREATE),
         dependencies=[needs("admin")],
     )
@@ -107,7 +107,7 @@ def make_router(service: Service) -> APIRouter:
     @router.delete(
         "/v1/keys/{key_id}",
         summary="Revoke a key",
-        responses=answers("KeyOut", 404, 422),
+        responses=with_status(answers("KeyOut", 404, 422)),
         dependencies=[needs("admin")],
     )
     async def revoke(request: Request, key_id: _Id) -> Response:
@@ -129,9 +129,9 @@ def make_router(service: Service) -> APIRouter:
         request: Request,
         limit: Limit = 50,
         cursor: Cursor = None,
-        subject: _Of = None,
-        actor: _Of = None,
-        action: _Of = None,
+        subject: Only = None,
+        actor: Only = None,
+        action: Only = None,
     ) -> Response:
         """List every change of recipes, label models, keys and batches, the newest first."""
         store = store_of(service)

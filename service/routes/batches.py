@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 import anyio.to_thread
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
-from manyeyes.errors import InvalidRequest
 from manyeyes.service.access.callers import needs
 from manyeyes.service.context import Service
 from manyeyes.service.routes.answers import answers
 from manyeyes.service.routes.resources import (
     Cursor,
     Limit,
+    Only,
+    Position,
     by_whom,
     iso,
     paged,
@@ -34,7 +35,6 @@ SHAPES: Final = (BatchLabels, BatchList, BatchOut, Explanation)
 
 _Id = Annotated[str, Path(max_length=100, examples=["01a2087235a972199e0e12e0faf7d7a2"])]
 _LabelId = Annotated[str, Path(max_length=100, examples=["01a2087235a972199e0e12e0faf7d7a2-0"])]
-_Recipe = Annotated[str | None, Query(max_length=200, description="Of this recipe alone.")]
 
 
 def make_router(service: Service) -> APIRouter:
@@ -48,7 +48,7 @@ def make_router(service: Service) -> APIRouter:
         dependencies=[needs("read")],
     )
     async def batches(
-        request: Request, limit: Limit = 50, cursor: Cursor = None, recipe: _Recipe = None
+        request: Request, limit: Limit = 50, cursor: Cursor = None, recipe: Only = None
     ) -> Response:
         """List the calls that were labeled and kept, the newest first."""
         store = store_of(service)
@@ -73,10 +73,12 @@ def make_router(service: Service) -> APIRouter:
         responses=with_status(answers("BatchLabels", 404, 422), 304),
         dependencies=[needs("read")],
     )
-    async def labels(request: Request, batch_id: _Id, limit: Limit = 100, cursor: Cursor = None) -> Response:
+    async def labels(
+        request: Request, batch_id: _Id, limit: Limit = 100, cursor: Position = None
+    ) -> Response:
         """Return labels in the order of the call."""
         store = store_of(service)
-        start = _position(cursor)
+        start = int(cursor or 0)
 
         def work() -> Response:
             found = store.batches.get(batch_id)
@@ -126,14 +128,6 @@ def make_router(service: Service) -> APIRouter:
         return told(request, _explained(await anyio.to_thread.run_sync(store.batches.label, label_id)))
 
     return router
-
-
-def _position(cursor: str | None) -> int:
-    if cursor is None:
-        return 0
-    if not cursor.isascii() or not cursor.isdecimal() or len(cursor) > 9:
-        raise InvalidRequest(f"{cursor!r:.80} is no cursor; send next_cursor of the page before, or none")
-    return int(cursor)
 
 
 def _batch(batch: Batch) -> dict[str, Any]:

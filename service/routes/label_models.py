@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 import anyio.to_thread
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from manyeyes.service.access.callers import needs
@@ -15,6 +15,7 @@ from manyeyes.service.routes.answers import answers
 from manyeyes.service.routes.resources import (
     Cursor,
     Limit,
+    Only,
     by_whom,
     iso,
     paged,
@@ -49,7 +50,6 @@ SHAPES: Final = (
 )
 
 _Id = Annotated[str, Path(max_length=100, examples=["01a2087235b57de4919a448d9bbe7d0f"])]
-_Of = Annotated[str | None, Query(max_length=200)]
 _TAKES: Final = (404, 408, 409, 413, 415, 422)
 
 
@@ -62,7 +62,7 @@ def make_router(service: Service) -> APIRouter:
         "/v1/label-models",
         summary="Fit a label model",
         status_code=201,
-        responses=answers("LabelModelOut", *_TAKES, status=201),
+        responses=with_status(answers("LabelModelOut", *_TAKES, status=201)),
         openapi_extra=takes("LabelModelFit", EXAMPLE_FIT),
         dependencies=[needs("admin")],
     )
@@ -104,8 +104,8 @@ def make_router(service: Service) -> APIRouter:
         request: Request,
         limit: Limit = 50,
         cursor: Cursor = None,
-        recipe: _Of = None,
-        recipe_version: _Of = None,
+        recipe: Only = None,
+        recipe_version: Only = None,
     ) -> Response:
         """List the label models of the store, the newest first."""
         store = store_of(service)
@@ -119,7 +119,7 @@ def make_router(service: Service) -> APIRouter:
     @router.post(
         "/v1/label-models/compare",
         summary="Hold label models beside each other",
-        responses=answers("Comparison", *_TAKES),
+        responses=with_status(answers("Comparison", *_TAKES)),
         openapi_extra=takes("LabelModelCompare", EXAMPLE_COMPARE),
         dependencies=[needs("read")],
     )
@@ -157,7 +157,7 @@ def make_router(service: Service) -> APIRouter:
     @router.post(
         "/v1/label-models/{id}/activate",
         summary="Label with a label model from now on",
-        responses=answers("LabelModelOut", 404, 408, 409, 412, 413, 422),
+        responses=with_status(answers("LabelModelOut", 404, 408, 409, 412, 413, 422)),
         dependencies=[needs("admin")],
     )
     async def activate(request: Request, id: _Id) -> Response:

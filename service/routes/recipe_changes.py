@@ -107,7 +107,7 @@ def make_router(service: Service) -> APIRouter:
     @router.post(
         "/v1/recipes/validate",
         summary="Look whether a recipe can be used",
-        responses=answers("RecipeValidated", 408, 413, 415, 422),
+        responses=with_status(answers("RecipeValidated", 408, 409, 413, 415, 422)),
         openapi_extra=takes("RecipeValidate", EXAMPLE_VALIDATE),
         dependencies=[needs("read")],
     )
@@ -130,7 +130,7 @@ def make_router(service: Service) -> APIRouter:
     @router.post(
         "/v1/recipes/{name}/activate",
         summary="Label with a version from now on",
-        responses=answers("RecipeVersionOut", *_WRITES),
+        responses=with_status(answers("RecipeVersionOut", *_WRITES)),
         openapi_extra=takes("RecipeActivate", EXAMPLE_ACTIVATE),
         dependencies=[needs("admin")],
     )

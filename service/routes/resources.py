@@ -26,10 +26,23 @@ S = TypeVar("S", bound=BaseModel)
 T = TypeVar("T")
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many at most.")]
-Cursor = Annotated[
-    str | None, Query(max_length=64, description="`next_cursor` of the page before; left out for the first.")
-]
-Id = r"[0-9a-f]{32}"
+_CURSOR: Final = "`next_cursor` of the page before; left out for the first."
+Cursor = Annotated[str | None, Query(pattern=r"^[0-9a-f]{32}$", description=_CURSOR)]
+"""Of what the store pages: ids."""
+Position = Annotated[str | None, Query(pattern=r"^[0-9]{1,9}$", description=_CURSOR)]
+"""Of what is counted."""
+Only = Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$", description="Of this one alone.")]
+"""What a list may be narrowed to."""
+_ETAG: Final = {
+    "ETag": {
+        "description": "Changes whenever this does; for `If-None-Match` and `If-Match`.",
+        "required": True,
+        "schema": {"type": "string"},
+    }
+}
+_LOCATION: Final = {
+    "Location": {"description": "The path of what was made.", "required": True, "schema": {"type": "string"}}
+}
 REVALIDATE: Final = {"Cache-Control": "private, no-cache"}
 """May be kept by the caller, who asks with ``If-None-Match`` whether it still holds."""
 
@@ -125,13 +138,20 @@ def require_match(request: Request, current: str) -> bool:
 
 
 def with_status(responses: Mapping[int | str, Any], *others: int) -> dict[int | str, Any]:
-    """Return what OpenAPI says of a route that may also succeed in other ways, such as 304."""
-    success = next(iter(responses.values()))
+    """Return what OpenAPI says of a route whose answer has an ETag, and that may also succeed in other ways.
+
+    others: 304, and 200 beside 201.
+    """
+    status, first = next(iter(responses.items()))
+    success = {**first, "headers": _ETAG | (_LOCATION if status == 201 else {})}
     said: dict[int, Any] = {
         200: success,
-        304: {"description": "Not changed since the `ETag` that was sent in `If-None-Match`"},
+        304: {
+            "description": "Not changed since the `ETag` that was sent in `If-None-Match`",
+            "headers": _ETAG,
+        },
     }
-    return {**responses, **{status: said[status] for status in others}}
+    return {**responses, status: success, **{other: said[other] for other in others}}
 
 
 def iso(time: datetime | None) -> str | None:

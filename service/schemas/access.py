@@ -37,7 +37,9 @@ class KeyCreate(Shape):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE_CREATE]})
 
-    name: str = Field(min_length=1, max_length=200, description="What it is for; no secret.")
+    name: str = Field(
+        min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$", description="What it is for; no secret."
+    )
     scopes: list[Literal["label", "read", "admin"]] = Field(min_length=1, max_length=3)
     expires_at: AwareDatetime | None = None
     rate_per_minute: int | None = Field(default=None, ge=1, le=1_000_000)
