@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
+from manyeyes.errors import ManyeyesError
 from manyeyes.settings import home
 
 State: TypeAlias = Literal["ok", "missing", "off", "note", "broken"]
@@ -126,7 +127,8 @@ def disk() -> Iterator[Finding]:
 
         listing = Cache.shared(folder / "cache").listing()
     except ImportError as error:
-        yield Finding("disk", "cache", "missing", f"{error}; pip install 'manyeyes[serve]'")
+        told = str(error) if isinstance(error, ManyeyesError) else f"{error}; pip install 'manyeyes[serve]'"
+        yield Finding("disk", "cache", "missing", told)
         return
     except OSError as error:
         yield Finding("disk", "cache", "broken", str(error))

@@ -40,7 +40,8 @@ def runtimes() -> Iterator[Finding]:
             )
             continue
         yield Finding("runtimes", name, "ok", f"{found}: {told}", {"version": found, "devices": told})
-    yield from _asked()
+    if version("torch") is not None:
+        yield from _asked()
 
 
 def _asked() -> Iterator[Finding]:
@@ -51,8 +52,6 @@ def _asked() -> Iterator[Finding]:
         told = ", ".join(candidates(asked))
     except ManyeyesError as error:
         yield Finding("runtimes", "MANYEYES_RUNTIME", "broken", str(error))
-    except ModuleNotFoundError:
-        return
     else:
         if told:
             yield Finding("runtimes", "MANYEYES_RUNTIME", "ok", f"{asked}: one of {told}", {"asked": asked})
