@@ -154,6 +154,18 @@ primitives: {toy: {}}
 
 
 @pytest.fixture(scope="session")
+def _one_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def manyeyes_home(_one_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give all tests here one home: a service outlives the test in which it opens its cache."""
+    monkeypatch.setenv("MANYEYES_HOME", str(_one_home))
+    return _one_home
+
+
+@pytest.fixture(scope="session")
 def paint() -> str:
     """Return a recipe that needs no model."""
     return PAINT
@@ -189,8 +201,5 @@ def real_service(folder: Path, **options: Any) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return the address of a real service that stores what it labels."""
-    folder = tmp_path_factory.mktemp("service")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MANYEYES_HOME", str(folder / "home"))
-        with real_service(folder, max_items=400, allowed_models=("toy",)) as address:
-            yield address
+    with real_service(tmp_path_factory.mktemp("service"), max_items=400, allowed_models=("toy",)) as address:
+        yield address
