@@ -16,7 +16,6 @@ from manyeyes.service.access.callers import needs
 from manyeyes.service.context import Service
 from manyeyes.service.pipeline.offered import Offered, find, has_embeddings, offered
 from manyeyes.service.routes.answers import answers, as_json
-from manyeyes.service.routes.openai_errors import OpenAIRoute
 from manyeyes.service.schemas.models import ModelList, ModelOut
 
 SHAPES: Final = (ModelList, ModelOut)
@@ -29,7 +28,7 @@ _AGPL: Final = (
 
 def make_router(service: Service) -> APIRouter:
     """Return the routes of models."""
-    router = APIRouter(tags=["models"], route_class=OpenAIRoute)
+    router = APIRouter(tags=["models"])
     allowed = service.settings.allowed_models
 
     @router.get(

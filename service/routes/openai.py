@@ -20,7 +20,6 @@ from manyeyes.service.pipeline.engine import Seen
 from manyeyes.service.pipeline.offered import Offered, embedding_feature, find
 from manyeyes.service.routes.answers import WITH_ITEMS, answers, as_json, ref
 from manyeyes.service.routes.features import absent, encoded
-from manyeyes.service.routes.openai_errors import OpenAIRoute
 from manyeyes.service.schemas.openai import (
     EXAMPLE_OPENAI,
     OpenAIAnswer,
@@ -41,7 +40,7 @@ _BODY: Final = {
 
 def make_router(service: Service) -> APIRouter:
     """Return the route of embeddings in OpenAI's shape."""
-    router = APIRouter(tags=["models"], route_class=OpenAIRoute)
+    router = APIRouter(tags=["models"])
     settings, engine = service.settings, service.engine
 
     @router.post(
