@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -25,11 +26,13 @@ from manyeyes.service.decoding.decoders import decoder_for
 from manyeyes.service.errors import handle_errors
 from manyeyes.service.fetching.fetcher import Fetcher
 from manyeyes.service.middleware.bodies import BodyLimit
+from manyeyes.service.middleware.connections import connection_class
 from manyeyes.service.middleware.encodings import Encodings
 from manyeyes.service.middleware.idempotency import Idempotency
 from manyeyes.service.middleware.keys import KeyCheck
 from manyeyes.service.middleware.log import RequestLog
 from manyeyes.service.middleware.observe import Observe
+from manyeyes.service.middleware.openai import OpenAIErrors
 from manyeyes.service.middleware.proxies import Forwarded
 from manyeyes.service.operations import logs
 from manyeyes.service.operations.canary import Canaries
@@ -37,6 +40,7 @@ from manyeyes.service.operations.checks import drain_check, stages_check, store_
 from manyeyes.service.operations.metrics import Metrics
 from manyeyes.service.operations.readiness import Check, Readiness
 from manyeyes.service.operations.statements import watch
+from manyeyes.service.operations.sweeping import sweep
 from manyeyes.service.operations.tracing import make_tracing
 from manyeyes.service.pipeline.engine import Engine
 from manyeyes.service.pipeline.stopping import DrainingServer
@@ -148,6 +152,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(Encodings, settings=settings)
     app.add_middleware(KeyCheck, settings=settings, keys=keys, open_paths=open_paths)
+    app.add_middleware(OpenAIErrors)
     app.add_middleware(RequestLog)
     app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
     routes = app.state.routes = [route for router in routers for route in router.routes]
@@ -168,6 +173,8 @@ async def _lifespan(service: Service, canaries: Canaries, tracing: Tracing | Non
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(canaries.run)
+            if service.store is not None:
+                group.start_soon(partial(sweep, service.store, keep_days=service.settings.keep_days))
             yield
             group.cancel_scope.cancel()
     finally:
@@ -229,6 +236,7 @@ def make_server(app: FastAPI) -> uvicorn.Server:
     return DrainingServer(
         uvicorn.Config(
             app,
+            http=connection_class(app.state.service.settings),
             log_config=None,
             access_log=False,  # RequestLog writes one line a request, with more in it.
             server_header=False,

@@ -72,18 +72,21 @@ class KeyCheck:
     async def _caller(self, scope: Scope) -> Caller:
         headers = Headers(scope=scope)
         secret = key_of(headers)
-        if secret is not None:
-            return await self._known(secret, scope)
+        known = None if secret is None else await self._known(secret, scope)
+        if known is not None:
+            return known
         if self.keys.required:
             raise AccessDenied(
                 "a key is needed here; send `Authorization: Bearer <key>` with a key that the operator of this service"
                 " gave you"
             )
+        # Many tools send something for a key whether one is needed or not.
         if is_loopback(self.settings.host):
             _refuse_pages(headers)
         return LOCAL
 
-    async def _known(self, secret: str, scope: Scope) -> Caller:
+    async def _known(self, secret: str, scope: Scope) -> Caller | None:
+        """Return whose key it is; None for a wrong one, where none is needed."""
         client = scope.get("client")
         address = counted_as(client[0]) if client else ""
         mark = (address, digest_of(secret))
@@ -94,7 +97,7 @@ class KeyCheck:
         except ManyeyesError:
             if self.keys.required:
                 raise
-            return LOCAL
+            return None
         if caller is not None:
             self._worked[mark] = None
             self._worked.move_to_end(mark)
@@ -102,8 +105,7 @@ class KeyCheck:
                 self._worked.popitem(last=False)
             return caller
         if not self.keys.required:
-            # Many tools send something whether a key is needed or not.
-            return LOCAL
+            return None
         self._worked.pop(mark, None)
         scope["state"].setdefault("facts", {})["denied"] = address
         limit = self.settings.failures_per_minute
