@@ -75,7 +75,7 @@ class Decoders:
         limits: Limits,
         module: str = "manyeyes.service.decoding.process",
     ) -> None:
-        self._capacity = max(limits.max_bytes, limits.max_pixels * BYTES_A_PIXEL)
+        self._capacity = max(_KEPT_BYTES + mmap.PAGESIZE, limits.max_bytes, limits.max_pixels * BYTES_A_PIXEL)
         self._start = (module, memory_bytes, timeout_s, self._capacity)
         self._idle: queue.LifoQueue[_Child | None] = queue.LifoQueue()
         for _ in range(n_processes):
@@ -180,11 +180,31 @@ class _Child:
             raise PrimitiveFailed(f"no process that decodes images could be started: it {error}") from error
 
     def decode(self, data: bytes, limits: Limits, least_side: int | None) -> DecodedImage:
-        """Have an image decoded. Raises an ItemError, or _Broken if this process can be used no more."""
+        """Have an image decoded. Raises an ItemError, or _Gone or _Broken if this process can be used no more."""
+        from PIL import Image
+
         self._memory[: len(data)] = data
+        used = len(data)
+        try:
+            columns, rows, width, height, said = self._ask(len(data), limits, least_side)
+            n_bytes = columns * rows * BYTES_A_PIXEL
+            used = max(used, n_bytes)
+            with memoryview(self._memory) as memory, memory[:n_bytes] as pixels:
+                image = Image.frombytes("RGB", (columns, rows), pixels, "raw", "RGBX")
+        finally:
+            if used > _KEPT_BYTES:
+                self._memory.madvise(mmap.MADV_REMOVE, _KEPT_BYTES, self._capacity - _KEPT_BYTES)
+        return DecodedImage(
+            pixels=image, width=width, height=height, format=str(said.get("format", "")), exif=_exif(said)
+        )
+
+    def _ask(
+        self, n_bytes: int, limits: Limits, least_side: int | None
+    ) -> tuple[int, int, int, int, dict[str, Any]]:
+        """Return the size of the pixels that are in the memory then, that of the image, and what is said of it."""
         side = -1 if least_side is None else least_side
         try:
-            self._channel.send(REQUEST.pack(len(data), limits.max_bytes, limits.max_pixels, side))
+            self._channel.send(REQUEST.pack(n_bytes, limits.max_bytes, limits.max_pixels, side))
         except OSError as error:
             raise _Gone from error
         reply = self._receive()
@@ -194,18 +214,10 @@ class _Child:
         said = _said(reply[REPLY.size :])
         if status == FAILED:
             raise _item_error(said)
-        n_bytes = columns * rows * BYTES_A_PIXEL
-        if status != DONE or not 0 < n_bytes <= min(self._capacity, limits.max_pixels * BYTES_A_PIXEL):
+        most = min(self._capacity // BYTES_A_PIXEL, limits.max_pixels)
+        if status != DONE or not 0 < columns * rows <= most:
             raise _Broken("told of a size that there cannot be")
-        from PIL import Image
-
-        with memoryview(self._memory) as memory, memory[:n_bytes] as pixels:
-            image = Image.frombytes("RGB", (columns, rows), pixels, "raw", "RGBX")
-        if n_bytes > _KEPT_BYTES:
-            self._memory.madvise(mmap.MADV_REMOVE, _KEPT_BYTES)
-        return DecodedImage(
-            pixels=image, width=width, height=height, format=said.get("format", ""), exif=_exif(said)
-        )
+        return columns, rows, width, height, said
 
     def end(self) -> None:
         self.process.kill()

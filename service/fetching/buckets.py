@@ -14,6 +14,7 @@ Credentials stand in the environment only: the file says in which variable. With
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -197,10 +198,12 @@ async def read_object(bucket: Bucket, key: str, *, max_bytes: int, hold: Hold) -
         hold(size)
         # One request, so that what is read is what the size was told of. A stream that breaks goes on, by the range
         # that is left, only where the ETag is still the same.
-        data = b"".join([bytes(chunk) async for chunk in got.stream(min_chunk_size=_CHUNK_BYTES)])
-        if len(data) != size:
-            raise FetchFailed(f"the object ended after {len(data)} of {size} bytes")
-        return data
+        data = io.BytesIO()  # whose value is no copy
+        async for chunk in got.stream(min_chunk_size=_CHUNK_BYTES):
+            data.write(chunk)
+        if data.tell() != size:
+            raise FetchFailed(f"the object ended after {data.tell()} of {size} bytes")
+        return data.getvalue()
     except BaseException as error:
         hold(-n_bytes)
         if isinstance(error, (FileNotFoundError, exceptions.NotFoundError)):

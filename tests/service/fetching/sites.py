@@ -33,7 +33,7 @@ class Site:
 
 @contextmanager
 def a_site(host: str = "127.0.0.1", *, tls: ssl.SSLContext | None = None) -> Iterator[Site]:
-    """Run the server: /red.png, /big (1 MiB + 1 without a length), /said (a length beyond all limits), /slow, …"""
+    """Run the server: /red.png, /big (1 GiB without a length), /said (a length beyond all limits), /slow, …"""
     site = Site(host, 0)
 
     class Handler(BaseHTTPRequestHandler):
@@ -50,8 +50,8 @@ def a_site(host: str = "127.0.0.1", *, tls: ssl.SSLContext | None = None) -> Ite
                 self.send_response(200)
                 self.send_header("Connection", "close")
                 self.end_headers()
-                for _ in range(1024 * 64):
-                    self.wfile.write(b"x" * 1024)
+                for _ in range(1024):
+                    self.wfile.write(b"x" * 2**20)
             elif path == "/said":
                 self.send_response(200)
                 self.send_header("Content-Length", str(10**15))
