@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Select, delete, select
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, Select, delete, select
 from manyeyes.errors import InvalidRequest, LabelNotFound, NotFound
 from manyeyes.fitting import Collected
 from manyeyes.service.store import tables
-from manyeyes.service.store.database import Database
+from manyeyes.service.store.database import SWEPT_AT_ONCE, Database
 from manyeyes.service.store.ids import new_id
 from manyeyes.service.store.packing import pack_labels, pack_votes, unpack_labels, unpack_votes
 from manyeyes.service.store.records import Batch, Page, StoredLabel
@@ -27,10 +27,11 @@ _CHUNK: Final = 500
 
 
 class Batches:
-    """The labeled calls of a store."""
+    """The labeled calls of a store. keep_days: older ones are removed a few at a time, as others come; None: never."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, keep_days: float | None = None) -> None:
         self._database = database
+        self._keep = None if keep_days is None else timedelta(days=keep_days)
 
     def add(
         self,
@@ -69,6 +70,9 @@ class Batches:
         row["labels"] = pack_labels(labels)
         row["votes"] = None if collected is None else pack_votes(collected)
         self._database.insert(_T, row)
+        if self._keep is not None:
+            older_than = batch.created_at - self._keep
+            self._database.sweep(lambda connection: _remove_some(connection, older_than, SWEPT_AT_ONCE))
         return batch
 
     def get(self, id: str) -> Batch:
@@ -170,7 +174,7 @@ class Batches:
         A few at a time, so that calls to label do not wait for all of it.
         """
         total = 0
-        while n := self._database.write(lambda connection: _remove_some(connection, older_than)):
+        while n := self._database.write(lambda connection: _remove_some(connection, older_than, _CHUNK)):
             total += n
         now = self._database.now()
         told = {"older_than": older_than.isoformat(), "n_batches": total}
@@ -184,10 +188,9 @@ class Batches:
         return total
 
 
-def _remove_some(connection: Connection, older_than: datetime) -> int:
-    old = select(_T.c.id).where(_T.c.created_at < older_than).limit(_CHUNK)
-    ids = list(connection.execute(old).scalars())
-    return connection.execute(delete(_T).where(_T.c.id.in_(ids))).rowcount if ids else 0
+def _remove_some(connection: Connection, older_than: datetime, limit: int) -> int:
+    old = select(_T.c.id).where(_T.c.created_at < older_than).limit(limit)
+    return connection.execute(delete(_T).where(_T.c.id.in_(old))).rowcount
 
 
 def _get(connection: Connection, id: str) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ log: Final = logging.getLogger("manyeyes.service.store")
 
 T = TypeVar("T")
 
+SWEEP_EVERY: Final = 50
+SWEPT_AT_ONCE: Final = 200
 _RETRIES: Final = 5
 _PAGES_A_TIME: Final = 2000
 _AGAIN: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
@@ -46,6 +49,7 @@ class Database:
         self._group = GroupCommit(self._commit_group, timeout_s=2 * timeout_s)
         self._down = threading.Event()
         self._probing = threading.Lock()
+        self._n_added = itertools.count(1)
 
     def now(self) -> datetime:
         """Return the time in UTC."""
@@ -81,6 +85,18 @@ class Database:
     def write_later(self, work: Callable[[Connection], Any]) -> None:
         """Do a function with the next group, and wait for nothing. Raises StoreUnavailable once closed."""
         self._group.put(Job(work=work))
+
+    def sweep(self, work: Callable[[Connection], int]) -> None:
+        """Remove some old rows with the next group, if it is this call's turn; never raises.
+
+        Those who add rows remove others, so that there need be nobody who does it for all. Each time more may go
+        than have come since, so that nothing piles up.
+        """
+        if next(self._n_added) % SWEEP_EVERY == 0:
+            try:
+                self.write_later(work)
+            except StoreUnavailable as error:
+                log.debug("nothing is swept: %s", error)
 
     def close(self) -> None:
         """Commit what waits, and let go of all connections."""

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, delete, select, update
 
 from manyeyes.errors import StoreUnavailable
 from manyeyes.service.store import tables
-from manyeyes.service.store.database import Database
+from manyeyes.service.store.database import SWEPT_AT_ONCE, Database
 from manyeyes.service.store.ids import new_id
 from manyeyes.service.store.records import Begun, InFlight, Mismatch, New, Replay
 from manyeyes.service.store.rows import insert_unless_there, storable
@@ -19,6 +19,7 @@ from manyeyes.service.store.rows import insert_unless_there, storable
 _T = tables.idempotency
 _TRIES: Final = 3
 _LEVEL: Final = 1
+_CHUNK: Final = 1000
 
 
 class Idempotency:
@@ -40,7 +41,7 @@ class Idempotency:
         """Say that a call begins; return whether to make it (New), or what came of it (Replay, InFlight, Mismatch).
 
         lease_s: a process that has neither finished nor extended by then is taken to be dead, and the next call begins
-        anew. keep_s: how long the answer is kept.
+        anew. keep_s: how long the answer is kept; older ones are removed a few at a time, as others come.
         Raises InvalidRequest for a key that cannot be kept.
         """
         now = self._database.now()
@@ -75,7 +76,9 @@ class Idempotency:
                 "the call was begun and abandoned again and again meanwhile; send it in a moment"
             )
 
-        return self._database.write(work)
+        begun = self._database.write(work)
+        self._database.sweep(lambda connection: _remove_old(connection, now, SWEPT_AT_ONCE))
+        return begun
 
     def extend(self, token: str, *, lease_s: float = 60.0) -> bool:
         """Hold on to a call; return False if its lease had ended and another has taken it."""
@@ -94,12 +97,19 @@ class Idempotency:
 
     def purge(self, before: datetime | None = None) -> int:
         """Remove answers that are kept no longer; before: a time instead of now. Return how many."""
-        old = delete(_T).where(_T.c.expires_at <= (before or self._database.now()))
-        return self._database.write(lambda connection: connection.execute(old).rowcount)
+        until, total = before or self._database.now(), 0
+        while n := self._database.write(lambda connection: _remove_old(connection, until, _CHUNK)):
+            total += n
+        return total
 
     def _change(self, token: str, values: dict[str, Any]) -> bool:
         change = update(_T).where(_T.c.token == token, _T.c.status.is_(None)).values(values)
         return self._database.write(lambda connection: connection.execute(change).rowcount == 1)
+
+
+def _remove_old(connection: Connection, until: datetime, limit: int) -> int:
+    old = select(_T.c.token).where(_T.c.expires_at <= until).limit(limit)
+    return connection.execute(delete(_T).where(_T.c.token.in_(old))).rowcount
 
 
 def _came_of(row: Row[Any], now: datetime, *, body_digest: str, route: str) -> Begun | None:

@@ -19,8 +19,7 @@ class StoreSettings(BaseModel):
     store_timeout_s: how long the database may take to answer before a call is told that it does not.
     store_connections: to PostgreSQL, of one process.
     store_upgrade: whether a start makes or changes the tables where that is needed; else it refuses to start then.
-    keep_days: how long labels and votes of calls are kept, where ``manyeyes store purge`` is not told otherwise; None
-        for always.
+    keep_days: how long labels and votes of calls are kept; None for always.
     """
 
     store_url: str | None = Field(default=None, repr=False)  # It may hold a password.

@@ -28,9 +28,9 @@ class Store:
     Each raises StoreUnavailable where the database does not answer in time, and works again once it does.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, keep_days: float | None = None) -> None:
         self.recipes = Recipes(database)
-        self.batches = Batches(database)
+        self.batches = Batches(database, keep_days=keep_days)
         self.label_models = LabelModels(database)
         self.keys = Keys(database)
         self.audit = Audit(database)
@@ -64,7 +64,7 @@ class Store:
         except BaseException:
             database.close()
             raise
-        return cls(database)
+        return cls(database, keep_days=settings.keep_days)
 
     def ping(self) -> None:
         """Ask the database for a sign of life. Raises StoreUnavailable."""

@@ -16,9 +16,11 @@ from hypothesis.extra import numpy as arrays
 from manyeyes import Item, Recipe
 from manyeyes.errors import InvalidRequest, LabelNotFound, NotFound, UndecodableImage
 from manyeyes.fitting import Collected, fit_label_model
+from manyeyes.service.store.database import SWEEP_EVERY
 from manyeyes.service.store.ids import new_id
 from manyeyes.service.store.packing import pack_labels, pack_votes, unpack_labels, unpack_votes
 from manyeyes.service.store.records import Batch
+from manyeyes.service.store.settings import StoreSettings
 from manyeyes.service.store.store import Store
 from manyeyes.types import Label, Labels, Lent, Reason, Versions, Votes, no_scores
 
@@ -160,6 +162,19 @@ def test_what_is_old_is_purged(store: Store, clock: Callable[[], object]) -> Non
         store.batches.label(old[0].label_id(0))
     (told,) = store.audit.list(action="batch.purge")
     assert told.details["n_batches"] == 3
+
+
+def test_what_is_old_goes_as_others_come(store_url: str) -> None:
+    with Store.open(settings=StoreSettings(store_url=store_url, keep_days=30)) as store:
+        now = store.database.now()
+        store.database.clock = lambda: now - timedelta(days=31)
+        for _ in range(120):
+            keep(store, [])
+        store.database.clock = lambda: now
+        for _ in range(3 * SWEEP_EVERY):
+            keep(store, [])
+        keep(store, [])  # in the group after the last sweep, or in the same
+        assert store.status().rows["batches"] == 3 * SWEEP_EVERY + 1
 
 
 def test_many_threads_lose_nothing_and_mix_nothing(store: Store) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from manyeyes.errors import InvalidRequest
+from manyeyes.service.store.database import SWEEP_EVERY
 from manyeyes.service.store.records import Begun, InFlight, Mismatch, New, Replay
 from manyeyes.service.store.store import Store
+from manyeyes.types import Versions
 
 
 def begin(
@@ -85,6 +87,18 @@ def test_answers_are_forgotten(store: Store, clock: Any) -> None:
     clock.pass_by(3600)
     assert store.idempotency.purge() == 1
     assert not store.idempotency.finish(again.token, status=200, headers={}, body=b"")
+
+
+def test_old_answers_go_as_others_come(store: Store, clock: Any) -> None:
+    for n in range(30):
+        begin(store, f"old {n}")
+    clock.pass_by(3600)
+    for n in range(SWEEP_EVERY):
+        begin(store, f"new {n}")
+    store.batches.add(
+        key_id="k", recipe_name="r", versions=Versions("v"), labels=[]
+    )  # in a group after the sweep's
+    assert store.status().rows["idempotency"] == SWEEP_EVERY
 
 
 def test_of_many_at_once_one_makes_the_call(store: Store) -> None:
