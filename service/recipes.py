@@ -113,8 +113,8 @@ class RecipeStore:
             if version in ("", served.recipe.version):
                 return served
             raise RecipeNotFound(
-                f"recipe {name!r} is version {served.recipe.version} now, and {version!r} is not kept; it lies in the"
-                " operator's folder, which holds no older versions"
+                f"recipe {name!r} is version {served.recipe.version} now, and {version!r:.80} is not kept; it lies in"
+                " the operator's folder, which holds no older versions"
             )
         if self.store is not None and _NAME.fullmatch(name):
             return self._from_store(self.store, name, version)
@@ -205,8 +205,10 @@ class RecipeStore:
         if self.store is not None:
             known += [one.name for one in self.store.recipes.list(limit=100)]
         told = f"stored are {', '.join(known[:20])}" if known else "this service stores none"
+        # What is no name is quoted in part, and not compared with all names, which takes long for a long one.
+        hint = nearest(name, known) if _NAME.fullmatch(name) else ""
         return RecipeNotFound(
-            f"no recipe {name!r} is stored; {told}, and a whole recipe may come with the call{nearest(name, known)}"
+            f"no recipe {name!r:.80} is stored; {told}, and a whole recipe may come with the call{hint}"
         )
 
     def survey(

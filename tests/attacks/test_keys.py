@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import resource
 import secrets
+import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import httpx
 
 from manyeyes.service.access.callers import Caller
 from manyeyes.service.access.keyring import PREFIX, Keyring
+from manyeyes.service.app import create_app, listen, make_server
 from manyeyes.service.middleware.keys import KeyCheck
 from manyeyes.service.settings import ServiceSettings
 from tests.service.access.test_keys import KEY, STORED, StoredKeys, app_of, bearer, record
@@ -59,6 +62,51 @@ def test_guessing_is_slowed_and_costs_little() -> None:
     # Those that were under way at the same moment are the only ones beyond the ten.
     assert statuses[401] <= 15
     assert len(stored.asked) <= 15, "a guess beyond the limit must not cost a query"
+
+
+def test_guessing_over_real_sockets_against_a_real_store(tmp_path: Path) -> None:
+    settings = ServiceSettings(api_keys=KEY, port=0, store_url=f"sqlite:///{tmp_path}/service.db")
+    listener = listen(settings)
+    app = create_app(settings)
+    server = make_server(app)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    _, secret = app.state.service.store.keys.create("team", ["read"], author="local")
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    async def attack() -> tuple[Counter[int], float]:
+        statuses: Counter[int] = Counter()
+        async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as attacker:
+            # Somebody at the same address who works all the while, with a key of the store.
+            assert (await attacker.get("/v1/recipes", headers=bearer(secret))).status_code == 200
+            started = time.perf_counter()
+            for _ in range(20):
+                guesses = [
+                    attacker.post(
+                        "/v1/label",
+                        headers=bearer(
+                            f"{secret[:36]}{secrets.token_urlsafe(32)}"
+                        ),  # a known id, a wrong rest
+                        content=b"x" * 10_000,
+                    )
+                    for _ in range(25)
+                ]
+                statuses.update(answer.status_code for answer in await asyncio.gather(*guesses))
+            took_s = time.perf_counter() - started
+            assert (await attacker.get("/v1/recipes", headers=bearer(secret))).status_code == 200
+            assert (await attacker.get("/healthz")).status_code == 200
+        return statuses, took_s
+
+    try:
+        before = _peak_bytes()
+        statuses, took_s = asyncio.run(attack())
+        assert took_s < MAX_S
+        assert _peak_bytes() - before < MAX_BYTES
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+    assert set(statuses) == {401, 429}
+    assert statuses[401] <= 20
 
 
 def test_who_shares_an_address_with_a_guesser_goes_on() -> None:
