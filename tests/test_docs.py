@@ -20,8 +20,8 @@ from manyeyes.cli import app
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "models").rglob("*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-# These two are run by tests of their own, against a running service and by the recipe's parser.
-ELSEWHERE = {"docs/service.md", "docs/recipes.md"}
+# These are run by tests of their own, against a running service and by the recipe's parser.
+ELSEWHERE = {"docs/service.md", "docs/guide_sdk.md", "docs/recipes.md"}
 MODELS = {"README.md", "docs/detection.md"}  # their examples load the starter CLIP
 
 
