@@ -6,7 +6,6 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -40,7 +39,6 @@ from manyeyes.service.operations.checks import drain_check, stages_check, store_
 from manyeyes.service.operations.metrics import Metrics
 from manyeyes.service.operations.readiness import Check, Readiness
 from manyeyes.service.operations.statements import watch
-from manyeyes.service.operations.sweeping import sweep
 from manyeyes.service.operations.tracing import make_tracing
 from manyeyes.service.pipeline.engine import Engine
 from manyeyes.service.pipeline.stopping import DrainingServer
@@ -173,8 +171,6 @@ async def _lifespan(service: Service, canaries: Canaries, tracing: Tracing | Non
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(canaries.run)
-            if service.store is not None:
-                group.start_soon(partial(sweep, service.store, keep_days=service.settings.keep_days))
             yield
             group.cancel_scope.cancel()
     finally:
