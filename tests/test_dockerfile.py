@@ -54,7 +54,7 @@ def test_everything_it_copies_is_there_and_not_ignored(dockerfile: str, root: Pa
 
 def test_what_it_runs_is_what_the_scripts_run(dockerfile: str, root: Path) -> None:
     runs = instructions(dockerfile, "RUN")
-    assert runs[0] == "scripts/setup all"
+    assert runs[0] == "scripts/setup all,postgres,otel"
     assert os.access(root / "scripts" / "setup", os.X_OK)
     assert len(runs) == 2 and re.fullmatch(r"install -d -o \d+ -g \d+ /var/lib/manyeyes", runs[1])
 

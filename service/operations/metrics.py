@@ -79,8 +79,8 @@ class Metrics:
         def histogram(name: str, told: str, *labels: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
             return Histogram(f"manyeyes_{name}", told, labels, buckets=buckets, registry=self.registry)
 
-        build = gauge("build_info", "Which version runs; always 1.", "version", "python")
-        build.labels(__version__, platform.python_version()).set(1)
+        self.build = gauge("build_info", "Which version runs; always 1.", "version", "python")
+        self.build.labels(__version__, platform.python_version()).set(1)
 
         self.http_requests = counter(
             "http_requests_total",
