@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-SCRIPTS = ["scripts/setup", "scripts/demo", "scripts/postgres", "scripts/test", "scripts/check", ".ci/run"]
+SCRIPTS = [
+    "scripts/setup",
+    "scripts/demo",
+    "scripts/label_studio",
+    "scripts/postgres",
+    "scripts/test",
+    "scripts/check",
+    ".ci/run",
+]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
