@@ -96,7 +96,10 @@ class AsyncLabelStream(Flow["asyncio.Task[LabelResult]"], AsyncIterator[Label]):
                 batch.handle = self._start(batch)
 
     def _start(self, batch: Batch[asyncio.Task[LabelResult]]) -> asyncio.Task[LabelResult]:
-        return asyncio.create_task(self._label(batch.items, batch.first, batch.number))
+        task = asyncio.create_task(self._label(batch.items, batch.first, batch.number))
+        # Where the stream is left early nobody asks a call how it ended, and asyncio would complain.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
 
     async def _label(self, items: list[Labelable], first: int, number: int) -> LabelResult:
         try:

@@ -97,7 +97,7 @@ class AsyncClient(Base):
         """Label the rows of a DataFrame or an Arrow table; see :meth:`Client.label_table`."""
         rows = checked_table(table, image=image, text=text, id=id, metadata=metadata)
         async with self.label_many(rows, recipe=recipe, **streaming) as stream:
-            return result_of([label async for label in stream], stream)
+            return result_of([(label, stream.label_id) async for label in stream], stream)
 
     async def votes(self, items: Iterable[Labelable], *, recipe: RecipeLike) -> VotesResult:
         """Return what each labeling function says of each item; see :meth:`Client.votes`."""
@@ -212,7 +212,7 @@ class AsyncClient(Base):
         return call.read(checked(answer, attempts=n_attempts))
 
     async def _once(self, call: Call[Any], key: str, timeout_s: float) -> Answer | httpx.TransportError:
-        request = request_of(self._http, call, key)
+        request = request_of(self._http, call, key, compress=self.compress)
         give_time(request, timeout_s)
         try:
             async with asyncio.timeout(timeout_s):

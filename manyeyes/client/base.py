@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import random
 import uuid
 from dataclasses import replace
@@ -18,6 +19,7 @@ DEFAULT_URL: Final = "http://127.0.0.1:8000"
 _CONNECT_S: Final = 10.0
 # Shorter than the 5 s after which uvicorn closes an idle connection: what is taken from the pool is still open.
 _KEEP_S: Final = 4.0
+_LEAST_COMPRESSED: Final = 4096
 
 
 class Base:
@@ -32,6 +34,7 @@ class Base:
         deadline_s: float | None = None,
         max_retries: int = 4,
         max_connections: int = 32,
+        compress: bool = False,
         max_image_bytes: int = MAX_IMAGE_BYTES,
         rng: random.Random | None = None,
     ) -> None:
@@ -39,6 +42,7 @@ class Base:
         self.patience = Patience(timeout_s=timeout_s, deadline_s=deadline_s, max_retries=max_retries)
         self.max_image_bytes = max_image_bytes
         self.max_connections = max_connections
+        self.compress = compress
         self._rng = rng or random.Random()
         self._tally = Tally()
         self._headers = {"Accept": "application/json", "User-Agent": "manyeyes"} | (
@@ -102,12 +106,27 @@ class Base:
         )
 
 
-def request_of(http: httpx.Client | httpx.AsyncClient, call: Call[Any], key: str) -> httpx.Request:
+def request_of(
+    http: httpx.Client | httpx.AsyncClient, call: Call[Any], key: str, *, compress: bool = False
+) -> httpx.Request:
     """Return a call as a request. key: of idempotency, the same for every attempt of a call that writes."""
     told = call.request()
     if call.writes:
         told["headers"].setdefault("Idempotency-Key", key)
-    return http.build_request(**told)
+    request = http.build_request(**told)
+    if compress and not call.has_files:
+        content = request.read() if isinstance(request.stream, httpx.SyncByteStream) else b""
+        if len(content) >= _LEAST_COMPRESSED:
+            kept = {name: request.headers[name] for name in ("content-type",) if name in request.headers}
+            headers = told["headers"] | kept | {"Content-Encoding": "gzip"}
+            request = http.build_request(
+                call.method,
+                call.path,
+                params=told.get("params"),
+                headers=headers,
+                content=gzip.compress(content, 1, mtime=0),
+            )
+    return request
 
 
 def new_key() -> str:

@@ -74,6 +74,11 @@ class Call(Generic[T]):
     writes: bool = False
     once: bool = False
 
+    @property
+    def has_files(self) -> bool:
+        """Whether it holds image files."""
+        return any(name == "files" for name, _ in self.fields or ())
+
     def request(self) -> dict[str, Any]:
         """Return the arguments that httpx builds a request from. Raises TypeError, ValueError if it is no JSON."""
         told: dict[str, Any] = {"method": self.method, "url": self.path, "headers": dict(self.headers)}

@@ -144,7 +144,7 @@ def fit(
     """Fit a label model."""
     body = {
         "recipe": recipe,
-        "batches": [batch_id(one) for one in batches],
+        "batches": batch_ids(batches),
         "version": version,
         "label_model": label_model,
         "gold": None if gold is None else dict(gold),
@@ -200,7 +200,7 @@ def compare(
             tuple(as_record(Agreement, row) for row in told["agreement"]),
         )
 
-    body: dict[str, Any] = {"ids": list(ids), "batches": [batch_id(one) for one in batches]}
+    body: dict[str, Any] = {"ids": list(ids), "batches": batch_ids(batches)}
     if gold is not None:
         body["gold"] = dict(gold)
     return Call("POST", place("label-models", "compare"), lambda answer: answer.read(read), body=body)
@@ -296,13 +296,15 @@ def audit(
     )
 
 
-def batch_id(given: BatchLike) -> str:
-    """Return the id of a batch. Raises InvalidRequest if the service does not keep it."""
-    found = given if isinstance(given, str) else given.id if isinstance(given, Batch) else given.batch
-    if found is None:
-        raise InvalidRequest(
-            "these labels are not kept by the service, so that nothing can be fitted on them; label with store=True"
-        )
+def batch_ids(given: Sequence[BatchLike]) -> list[str]:
+    """Return the ids of batches. Raises InvalidRequest for labels that the service does not keep."""
+    found: list[str] = []
+    for one in given:
+        if isinstance(one, LabelResult) and not one.batches:
+            raise InvalidRequest(
+                "these labels are not kept by the service, so that nothing can be fitted on them; label with store=True"
+            )
+        found += (one,) if isinstance(one, str) else (one.id,) if isinstance(one, Batch) else one.batches
     return found
 
 

@@ -28,15 +28,16 @@ class LabelResult(Sequence[Label]):
 
     labels: one an item; what could not be labeled is a row with status "error". recipe: the recipe's name.
     versions: what made the labels; empty where no item could be sent.
-    batch: the id under which the service keeps them, ``explain(f"{batch}-{position}")``; None where it does not.
-    positions: of each label in that batch; -1 for what was not sent. request_id: in the service's log.
+    label_ids: under which the service keeps each, to ``explain`` it by; None for what it does not keep.
+    batches: the ids of the calls that they were kept from, to fit a label model on.
+    request_id: in the service's log; None for the labels of several calls.
     """
 
     labels: tuple[Label, ...]
     versions: Versions
     recipe: str
-    batch: str | None = None
-    positions: tuple[int, ...] = ()
+    label_ids: tuple[str | None, ...] = ()
+    batches: tuple[str, ...] = ()
     request_id: str | None = None
 
     def __len__(self) -> int:
@@ -57,10 +58,14 @@ class LabelResult(Sequence[Label]):
         """Item id → what is wrong with it, for those that could not be labeled."""
         return {label.id: label.error for label in self.labels if label.error is not None}
 
+    @property
+    def batch(self) -> str | None:
+        """The id of the call that the labels were kept from; None where they were not, or come from several."""
+        return self.batches[0] if len(self.batches) == 1 else None
+
     def label_id(self, index: int) -> str | None:
         """Return the id to ``explain`` a label by, or None where the service does not keep it."""
-        position = self.positions[index] if self.positions else -1
-        return None if self.batch is None or position < 0 else f"{self.batch}-{position}"
+        return self.label_ids[index] if self.label_ids else None
 
     def to_dicts(self, *, probs: Probs = "struct", reasons: bool = True) -> list[dict[str, Any]]:
         """Return one flat, JSON-ready mapping a label; see ``to_pandas`` for its members."""
@@ -162,13 +167,14 @@ def read_result(form: Form, answer: Answer | None) -> LabelResult:
         for label in labels:
             if label.error is not None:
                 label.error.request_id = answer.request_id
-        sent = iter(range(len(labels)))
+        ids = iter([row.get("label_id") for row in told["labels"]])
+        batch = told.get("batch_id")
         return LabelResult(
             labels=form.merged(labels),
             versions=read_versions(told["versions"]),
             recipe=told["recipe"],
-            batch=told.get("batch_id"),
-            positions=tuple(-1 if n in form.unsent else next(sent) for n in range(form.n_items)),
+            label_ids=tuple(None if n in form.unsent else next(ids) for n in range(form.n_items)),
+            batches=() if batch is None else (batch,),
             request_id=answer.request_id,
         )
 

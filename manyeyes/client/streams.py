@@ -95,8 +95,8 @@ class Flow(Generic[H]):
     """The batches under way, in order, and what came of those before.
 
     n_done: labels given so far. n_errors: of them, those with status "error". versions: what made them, each once;
-    more than one label model means that items were fitted apart. batches: the ids under which the service keeps the
-    labels, where it does.
+    more than one label model means that items were fitted apart. batches: the ids of the calls whose
+    labels the service keeps, to fit a label model on. label_id: of the label that was given last, to ``explain`` it by.
     """
 
     def __init__(
@@ -127,7 +127,8 @@ class Flow(Generic[H]):
         self.versions: list[Versions] = []
         self.batches: list[str] = []
         self._window: deque[Batch[H]] = deque()
-        self._rows: deque[Label] = deque()
+        self._rows: deque[tuple[Label, str | None]] = deque()
+        self.label_id: str | None = None
         self._n_batches = 0
         self._n_read = 0
         self._broken: Exception | None = None
@@ -159,8 +160,8 @@ class Flow(Generic[H]):
         assert self._window[0] is batch
         self._window.popleft()
         self.pace.went_well()
-        self._give(result.labels)
-        self.batches += [] if result.batch is None else [result.batch]
+        self._rows.extend(zip(result.labels, result.label_ids or (None,) * len(result), strict=True))
+        self.batches += result.batches
         if result.versions.recipe:
             self.recipe_name = result.recipe
         if result.versions.recipe and result.versions not in self.versions:
@@ -181,13 +182,10 @@ class Flow(Generic[H]):
         if self.on_error == "raise" or not isinstance(error, _PASSING):
             raise error
         self._window.popleft()
-        self._give(error_rows(batch, error))
-
-    def _give(self, labels: Iterable[Label]) -> None:
-        self._rows.extend(labels)
+        self._rows.extend((row, None) for row in error_rows(batch, error))
 
     def _next(self) -> Label:
-        label = self._rows.popleft()
+        label, self.label_id = self._rows.popleft()
         self.n_done += 1
         self.n_errors += label.status == "error"
         if self._bar is not None:
@@ -236,6 +234,10 @@ class LabelStream(Flow["Future[LabelResult]"], Iterator[Label]):
                 result = head.handle.result()
             except ManyeyesError as error:
                 self._failed(head, error)
+            except KeyboardInterrupt:
+                # Or the threads would try on, and the interpreter would wait for them.
+                self.close()
+                raise
             else:
                 self._take(head, result)
             # Before its rows are given, so that the service has work while they are used.
@@ -303,7 +305,11 @@ def joined(parts: Iterable[LabelResult]) -> LabelResult:
     results = list(parts)
     told = next((result for result in results if result.versions.recipe), results[0])
     return LabelResult(
-        tuple(label for result in results for label in result.labels), told.versions, told.recipe
+        labels=tuple(label for result in results for label in result.labels),
+        versions=told.versions,
+        recipe=told.recipe,
+        label_ids=tuple(id for result in results for id in result.label_ids or (None,) * len(result)),
+        batches=tuple(batch for result in results for batch in result.batches),
     )
 
 

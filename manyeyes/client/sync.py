@@ -32,7 +32,8 @@ class Client(Base):
         no end but that of max_retries. max_retries: how often a call is sent again when the service is busy or the
         connection breaks; what would change something twice carries a key by which the service knows the second for
         the first.
-    max_connections: to the service at once, kept open between calls.
+    max_connections: to the service at once, kept open between calls. compress: send texts and recipes compressed, where
+        they are long; images are compressed as they are.
     max_image_bytes: larger images become error rows unsent.
     transport: how requests travel; :mod:`manyeyes.testing` has a double. rng: for the jitter between retries.
 
@@ -131,7 +132,7 @@ class Client(Base):
         """
         rows = checked_table(table, image=image, text=text, id=id, metadata=metadata)
         with self.label_many(rows, recipe=recipe, **streaming) as stream:
-            return result_of(list(stream), stream)
+            return result_of([(label, stream.label_id) for label in stream], stream)
 
     def votes(self, items: Iterable[Labelable], *, recipe: RecipeLike) -> VotesResult:
         """Return what each labeling function of a recipe says of each item; no label model is asked."""
@@ -258,7 +259,7 @@ class Client(Base):
         return call.read(checked(answer, attempts=n_attempts))
 
     def _once(self, call: Call[Any], key: str, timeout_s: float) -> Answer | httpx.TransportError:
-        request = request_of(self._http, call, key)
+        request = request_of(self._http, call, key, compress=self.compress)
         give_time(request, timeout_s)
         until = time.monotonic() + timeout_s
         try:

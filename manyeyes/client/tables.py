@@ -82,10 +82,15 @@ def checked_table(
     return Rows(table, columns, metadata)
 
 
-def result_of(labels: Sequence[Label], flow: Flow[Any]) -> LabelResult:
-    """Return the labels of a whole stream; the versions are those that came last."""
-    versions = flow.versions[-1] if flow.versions else Versions(recipe="")
-    return LabelResult(tuple(labels), versions, flow.recipe_name)
+def result_of(labels: Sequence[tuple[Label, str | None]], flow: Flow[Any]) -> LabelResult:
+    """Return the labels of a whole stream, each with its id; the versions are those that came last."""
+    return LabelResult(
+        labels=tuple(label for label, _ in labels),
+        versions=flow.versions[-1] if flow.versions else Versions(recipe=""),
+        recipe=flow.recipe_name,
+        label_ids=tuple(id for _, id in labels),
+        batches=tuple(flow.batches),
+    )
 
 
 def _names(table: Any) -> list[Any]:

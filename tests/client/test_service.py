@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pandas as pd
 import pytest
 
 from manyeyes import AsyncClient, Client, Item, Url
@@ -251,8 +252,6 @@ def test_addresses_are_the_services_to_fetch(client: Any, paint: str) -> None:
 
 
 def test_streams_and_tables_work_on_the_real_service(client: Any, paint: str) -> None:
-    import pandas as pd
-
     frame = pd.DataFrame({"text": ["red", "navy", None, "crimson"], "shelf": ["R", None, "R", "Q"]})
     labels = client.label_table(frame, recipe="folder", text="text", metadata=["shelf"])
     assert [label.label for label in labels] == ["red", "blue", None, "red"]
@@ -298,3 +297,43 @@ def test_a_call_that_is_sent_twice_is_made_once(url: str, paint: str) -> None:
 class _AtOnce(random.Random):
     def uniform(self, a: float, b: float) -> float:
         return 0.0
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_long_texts_may_travel_compressed(url: str, is_async: bool) -> None:
+    sent: list[tuple[str | None, int]] = []
+
+    def note(request: httpx.Request) -> None:
+        sent.append((request.headers.get("content-encoding"), int(request.headers["content-length"])))
+
+    async def note_later(request: httpx.Request) -> None:
+        note(request)
+
+    texts = ["a navy coat " * 50] * 40
+
+    async def over_tasks() -> Any:
+        async with AsyncClient(url, compress=True) as client:
+            client._http.event_hooks["request"] = [note_later]
+            return [await client.label(texts, recipe="folder"), await client.label(["red"], recipe="folder")]
+
+    if is_async:
+        labels = asyncio.run(over_tasks())
+    else:
+        with Client(url, compress=True) as client:
+            client._http.event_hooks["request"] = [note]
+            labels = [client.label(texts, recipe="folder"), client.label(["red"], recipe="folder")]
+    assert {label.label for label in labels[0]} == {"blue"}
+    assert [encoding for encoding, _ in sent] == ["gzip", None]
+    assert sent[0][1] < 2000
+
+
+def test_what_is_streamed_can_be_explained_and_fitted_on(client: Any, paint: str) -> None:
+    name = f"streamed-{'async' if isinstance(client, Sync) else 'sync'}"
+    client.recipes.create(paint.replace("name: paint", f"name: {name}"))
+    table = {"t": ["red", "navy", "crimson", "blue", "x"]}
+    with pytest.warns(RuntimeWarning, match="fitted by itself"):
+        labels = client.label_table(pd.DataFrame(table), recipe=name, text="t", batch_size=2, store=True)
+    assert len(labels.batches) == 3 and labels.batch is None
+    assert [client.explain(labels.label_id(n)).label.id for n in range(5)] == list("01234")
+    model = client.label_models.fit(name, [labels], label_model="majority")
+    assert set(model.batches) == set(labels.batches) and model.metrics["n_items"] == 5
