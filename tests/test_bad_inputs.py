@@ -254,6 +254,8 @@ def test_every_kind_of_item_error_that_input_can_cause_is_met_here() -> None:
     # item_error is the base, and two are a model's and an endpoint's fault, not the input's. Videos are read only where
     # that is asked for: tests/test_videos.py meets what is wrong with them.
     elsewhere = {"item_error", "primitive_failed", "endpoint_failed", "undecodable_video", "video_too_large"}
+    # Only the service fetches: tests/service/fetching meets these.
+    elsewhere |= {"address_refused", "fetch_failed", "source_not_found"}
     assert {code for _, code, _ in BAD_ITEMS.values()} == codes - elsewhere
     assert len(BAD_ITEMS) >= 40
 
