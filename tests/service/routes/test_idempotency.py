@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from manyeyes.errors import StoreUnavailable
+from manyeyes.service.middleware import idempotency
 from manyeyes.service.middleware.idempotency import _Digest
 
 Running = Callable[..., AbstractContextManager[TestClient]]
@@ -198,3 +200,44 @@ def test_keys_of_one_caller_are_not_those_of_another(running: Running, call: Any
             for caller in keys
         ]
         assert answers[0].json()["batch_id"] != answers[1].json()["batch_id"]
+
+
+def test_replicas_make_a_call_once_between_them(running: Running, paint: Any, call: Any) -> None:
+    body = call | {"recipe": paint}
+    with running() as one, running() as other:
+        answers: list[Any] = []
+
+        def send(http: TestClient) -> None:
+            while True:
+                answer = http.post("/v1/label", json=body, headers=key("a"))
+                if answer.status_code != 409:
+                    answers.append(answer)
+                    return
+                assert answer.json()["code"] == "idempotency_conflict"
+
+        threads = [threading.Thread(target=send, args=(http,)) for http in (one, other) * 4]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+        assert [answer.status_code for answer in answers] == [200] * 8
+        assert len({answer.json()["batch_id"] for answer in answers}) == 1
+        assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
+        assert n_batches(one) == 1
+
+
+def test_a_call_that_died_with_its_process_can_be_made_again(
+    http: TestClient, paint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(*_: Any) -> None:
+        pass  # a process that is killed neither keeps the answer nor frees the key
+
+    with monkeypatch.context() as patch:
+        patch.setattr(idempotency, "_LEASE_S", 0.5)
+        patch.setattr(idempotency.Idempotency, "_end", die)
+        http.post("/v1/recipes", json={"recipe": paint}, headers=key("a"))
+    assert http.post("/v1/recipes", json={"recipe": paint}, headers=key("a")).status_code == 409
+    time.sleep(0.6)
+    again = http.post("/v1/recipes", json={"recipe": paint}, headers=key("a"))
+    # What was kept before stays, and is found.
+    assert (again.status_code, "idempotency-replayed" in again.headers) == (200, False)
