@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typing import Final, Protocol, TypeVar, cast
 import anyio
 import anyio.to_thread
 
+from manyeyes.errors import StoreUnavailable
 from manyeyes.service.access.callers import LOCAL, Caller
 from manyeyes.service.access.scopes import SCOPES, Scope
 from manyeyes.service.access.settings import AccessSettings
@@ -30,6 +32,8 @@ PREFIX: Final = "me_"
 
 _MAX_CACHED: Final = 4096
 _N_QUERIES: Final = 4
+_DOWN_S: Final = 1.0
+_DOWN: Final = "the database with the keys does not answer; send this again in a moment"
 
 
 class StoredKeys(Protocol):
@@ -71,6 +75,7 @@ class Keyring:
         self._found: OrderedDict[str, tuple[float, KeyRecord]] = OrderedDict()
         self._unknown: OrderedDict[str, tuple[float, None]] = OrderedDict()
         self._locks: dict[str, anyio.Lock] = {}
+        self._down_until = -math.inf
         self._queries = anyio.CapacityLimiter(_N_QUERIES)
 
     async def caller(self, secret: str, *, before_query: Callable[[], None] = lambda: None) -> Caller | None:
@@ -119,7 +124,14 @@ class Keyring:
                 async with self._queries:
                     before_query()
                     asked = self._clock()
-                    key = await anyio.to_thread.run_sync(stored.find, secret)
+                    if asked < self._down_until:
+                        # Else all who wait would find out one after the other, each after a time-out.
+                        raise StoreUnavailable(_DOWN)
+                    try:
+                        key = await anyio.to_thread.run_sync(stored.find, secret)
+                    except StoreUnavailable:
+                        self._down_until = self._clock() + _DOWN_S
+                        raise
         finally:
             if not lock.statistics().tasks_waiting and not lock.locked():
                 self._locks.pop(digest, None)

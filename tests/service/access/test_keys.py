@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -207,6 +208,28 @@ def test_without_the_store_the_keys_of_the_settings_work_and_no_other() -> None:
         return [answer.status_code for answer in (known, *after)]
 
     assert run(app, ask) == [200, 503, 503, 200, 401]
+
+
+def test_many_who_wait_for_a_database_that_is_gone_wait_together() -> None:
+    stored = StoredKeys()
+    stored.gone = True
+    find = stored.find
+
+    def slowly(secret: str) -> KeyRecord | None:
+        time.sleep(0.2)
+        return find(secret)
+
+    stored.find = slowly  # type: ignore[method-assign]
+    app = app_of(ServiceSettings(api_keys=KEY, failures_per_minute=1000), stored)
+
+    async def ask(client: httpx.AsyncClient) -> set[int]:
+        calls = [client.get("/who", headers=bearer(f"me_{n}_key-of-a-team")) for n in range(40)]
+        return {answer.status_code for answer in await asyncio.gather(*calls)}
+
+    started = time.perf_counter()
+    assert run(app, ask) == {503}
+    assert time.perf_counter() - started < 1.0  # and not 40 / 4 × 0.2 s
+    assert len(stored.asked) <= 8
 
 
 def test_what_is_no_key_of_the_store_costs_no_question() -> None:
