@@ -17,6 +17,7 @@ from manyeyes.errors import InvalidSettings
 from manyeyes.service.access.settings import AccessSettings
 from manyeyes.service.decoding.settings import DecodeSettings
 from manyeyes.service.fetching.settings import FetchSettings
+from manyeyes.service.middleware.settings import ConnectionSettings
 from manyeyes.service.operations.settings import OperationsSettings
 from manyeyes.service.pipeline.settings import PipelineSettings
 from manyeyes.service.routes.settings import RouteSettings
@@ -41,6 +42,7 @@ class ServiceSettings(
     FetchSettings,
     PipelineSettings,
     DecodeSettings,
+    ConnectionSettings,
 ):
     """How a service behaves.
 

@@ -42,9 +42,11 @@ from manyeyes.types import ImageSource
 
 log: Final = logging.getLogger("manyeyes.service.decoding")
 
-_FREE_PIXELS: Final = 16_000_000
+_FREE_PIXELS: Final = 12_000_000
 _PIXELS_A_BYTE: Final = 200
 """Photographs have one to forty, blank pages a hundred or so, bombs a thousand and more."""
+_MAX_SCANS: Final = 100
+"""Of a JPEG. Progressive ones have ten or so; each costs as much time as the whole image."""
 _START_TIMEOUT_S: Final = 60.0
 _KEPT_BYTES: Final = 16 * 2**20
 """Of the shared memory that stays with a process between images; what a large image needed beyond goes back."""
@@ -308,6 +310,7 @@ class Proportionate:
     """Decodes small files to small images only: what a few bytes say on a hundred megapixels is no photograph.
 
     Up to ``_FREE_PIXELS`` a file may hold as little as it likes, above that a byte for ``_PIXELS_A_BYTE`` pixels.
+    Nor may a JPEG go over its pixels more than ``_MAX_SCANS`` times.
     """
 
     def __init__(self, decode: Decode) -> None:
@@ -320,6 +323,9 @@ class Proportionate:
         limits = limits if limits is not None else Limits()
         if not isinstance(source, bytes):
             return self.decode(source, limits, least_side=least_side)
+        # Markers cannot stand in coded data, so this counts scans, and those of thumbnails.
+        if source.startswith(b"\xff\xd8") and (n_scans := source.count(b"\xff\xda")) > _MAX_SCANS:
+            raise ImageTooLarge(f"the JPEG has {n_scans:,} scans; at most {_MAX_SCANS} are allowed")
         allowed = max(_FREE_PIXELS, _PIXELS_A_BYTE * len(source))
         if allowed >= limits.max_pixels:
             return self.decode(source, limits, least_side=least_side)

@@ -19,4 +19,4 @@ class DecodeSettings(BaseModel):
     decode: Literal["process", "thread"] = "process"
     decode_processes: int = Field(default=0, ge=0, le=64)
     decode_memory: ByteSize = Field(default=ByteSize(2**30), ge=256 * 2**20)
-    decode_timeout_s: float = Field(default=10.0, gt=0, le=600)
+    decode_timeout_s: float = Field(default=5.0, gt=0, le=600)

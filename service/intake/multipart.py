@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from manyeyes.errors import InvalidRequest, RequestTooLarge
+
+_MAX_HEADER_BYTES: Final = 8192
 
 
 @dataclass(slots=True)
@@ -75,10 +78,18 @@ class _Collector:
         self._field, self._value, self._disposition = b"", b"", b""
 
     def header_field(self, data: bytes, start: int, end: int) -> None:
-        self._field += data[start:end]
+        self._field += self._bounded(data[start:end])
 
     def header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
+        self._value += self._bounded(data[start:end])
+
+    def _bounded(self, more: bytes) -> bytes:
+        # Else a header as long as a body would be copied again for every packet of it.
+        if len(self._field) + len(self._value) + len(more) > _MAX_HEADER_BYTES:
+            raise InvalidRequest(
+                f"a header of part {len(self.parts)} is longer than {_MAX_HEADER_BYTES} bytes"
+            )
+        return more
 
     def end_header(self) -> None:
         if self._field.lower() == b"content-disposition":

@@ -240,7 +240,7 @@ def test_a_small_file_is_no_large_image() -> None:
     bomb = io.BytesIO()
     Image.new("1", (9000, 9000)).save(bomb, "PNG")
     with pytest.raises(
-        ImageTooLarge, match=r"9000 × 9000 pixels; at most 16000000 are allowed of a file of 9,"
+        ImageTooLarge, match=r"9000 × 9000 pixels; at most 12000000 are allowed of a file of 9,"
     ):
         decode(bomb.getvalue(), Limits())
     page = io.BytesIO()
@@ -248,3 +248,12 @@ def test_a_small_file_is_no_large_image() -> None:
     assert decode(page.getvalue(), Limits()).width == 2480
     with pytest.raises(ImageTooLarge, match=r"at most 100 are allowed$"):
         decode(page.getvalue(), Limits(max_pixels=100))
+
+
+def test_a_photograph_has_few_scans() -> None:
+    decode = Proportionate(decode_image)
+    assert decode(FILES["jpeg progressive"], Limits()).width == 61
+    data = FILES["jpeg progressive"]
+    last = data.rindex(b"\xff\xda")
+    with pytest.raises(ImageTooLarge, match="scans; at most 100"):
+        decode(data[:-2] + data[last:-2] * 100 + b"\xff\xd9", Limits())
