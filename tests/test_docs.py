@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "models").rglob("*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 # These are run by tests of their own, against a running service and by the recipe's parser.
-ELSEWHERE = {"docs/service.md", "docs/guide_sdk.md", "docs/recipes.md"}
+ELSEWHERE = {"docs/models_http.md", "docs/service.md", "docs/guide_sdk.md", "docs/recipes.md"}
 MODELS = {"README.md", "docs/detection.md"}  # their examples load the starter CLIP
 
 
