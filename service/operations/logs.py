@@ -20,7 +20,13 @@ from manyeyes.service.operations.settings import OperationsSettings
 STATE: Final[ContextVar[Mapping[str, Any] | None]] = ContextVar("manyeyes_request_state", default=None)
 """``scope["state"]`` of the request that is being answered, also on the worker threads that work for it."""
 
-_OF_RECORDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "facts", "taskName"}
+_OF_RECORDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "facts",
+    "taskName",
+    "color_message",  # uvicorn's, for terminals
+}
 
 
 class Told:

@@ -6,6 +6,7 @@ gives the same bits whatever is in its batch, because models fill their passes u
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from manyeyes.service.pipeline.tickets import TICKET, Ticket, ticket_here
 
 _LIVES: Final = 2
 _MOST_LINES: Final = 64
+_DIGEST: Final = re.compile(r"([0-9a-f]{8})[0-9a-f]{8,}")
 
 
 class Together:
@@ -123,7 +125,9 @@ class Line(Stage[Input]):
             self.observer.inferred(self.name, len(entries), ended - started)
             self.observer.queued(self.name, len(self._queue))
         for together in {id(entry.together): entry.together for entry in entries}.values():
-            record(together.place, "queue", min(one.queued for one in together.inputs), started, line=self.name)
+            record(
+                together.place, "queue", min(one.queued for one in together.inputs), started, line=self.name
+            )
             record(together.place, "infer", started, ended, line=self.name, batch=len(entries))
         for entry, outcome in zip(entries, outcomes, strict=True):
             entry.value = None
@@ -210,8 +214,8 @@ class Lines:
 
 
 def line_name(primitive: Primitive) -> str:
-    """Return what operators see of a line: the primitive's version, without paths and cut to a readable length."""
-    return primitive.version[:80]
+    """Return what operators see of a line: the primitive's version, with digests cut to what tells them apart."""
+    return _DIGEST.sub(r"\1", primitive.version)[:80]
 
 
 def canary_of(primitive: Primitive) -> Any:

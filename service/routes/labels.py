@@ -15,6 +15,7 @@ from manyeyes.service.errors import Refusal, request_id_of
 from manyeyes.service.intake.body import read_call
 from manyeyes.service.intake.calls import Asks
 from manyeyes.service.intake.options import read_options
+from manyeyes.service.operations.spans import span
 from manyeyes.service.pipeline.engine import Labeled
 from manyeyes.service.recipes import resolve
 from manyeyes.service.routes.answers import WITH_ITEMS, answers, as_json, body_of
@@ -65,14 +66,16 @@ def make_router(service: Service) -> APIRouter:
         def finish() -> Response:
             batch = None
             if store is not None:
-                batch = store.batches.add(
-                    key_id=key_id_of(request),
-                    recipe_name=served.name,
-                    versions=done.versions,
-                    labels=done.labels,
-                    collected=done.collected,
-                    request_id=request_id_of(request),
-                )
+                # Rows that wait are written together, on a thread of their own: this is how long the call waits for it.
+                with span("store", operation="keep"):
+                    batch = store.batches.add(
+                        key_id=key_id_of(request),
+                        recipe_name=served.name,
+                        versions=done.versions,
+                        labels=done.labels,
+                        collected=done.collected,
+                        request_id=request_id_of(request),
+                    )
                 request.state.facts["batch"] = batch.id
             return as_json(_told(done, served.name, batch))
 

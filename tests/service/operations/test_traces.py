@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import http.server
+import io
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from PIL import Image
 
 from manyeyes.errors import MissingDependency
 from manyeyes.service.app import create_app
@@ -29,7 +32,10 @@ from manyeyes.service.operations.tracing import asked_for, make_tracing
 from manyeyes.service.settings import ServiceSettings
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-CALL = {"recipe": "paint", "items": [{"text": "a crimson wall"}, {"text": "a navy wall"}]}
+_STREAM = io.BytesIO()
+Image.new("RGB", (8, 8), "red").save(_STREAM, "PNG")
+IMAGE = base64.b64encode(_STREAM.getvalue()).decode()
+CALL = {"recipe": "paint", "items": [{"text": "a crimson wall", "image": IMAGE}, {"text": "a navy wall"}]}
 
 
 class Collector:
@@ -120,6 +126,14 @@ def test_a_request_is_one_trace_with_its_stages(
     assert request["attributes"]["http.route"] == "/v1/label"
     assert request["attributes"]["manyeyes.n_items"] == 2
     assert answer.headers["traceparent"] == f"00-{request['trace']}-{request['id']}-01"
+    mine = [one for one in collector.spans if one["trace"] == request["trace"]]
+    assert {"see", "decode", "queue", "infer", "vote", "fuse", "store"} <= {one["name"] for one in mine}
+    for one in mine:
+        assert request["started"] - 0.01 <= one["started"] <= one["ended"] <= request["ended"] + 0.01
+        if one is not request:
+            assert one["parent"] in {other["id"] for other in mine}
+    (infer, *_) = [one for one in mine if one["name"] == "infer"]
+    assert infer["attributes"]["batch"] >= 1 and infer["attributes"]["line"]
     (other,) = collector.named("GET /v1/recipes/{name}")
     assert other["trace"] != request["trace"] and other["parent"] == ""
     assert not any("crimson" in str(one) for one in collector.spans)
