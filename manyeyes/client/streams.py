@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import threading
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeAlias,
 from manyeyes.client.items import Labelable, check_items, made_up_id
 from manyeyes.client.progress import Bar
 from manyeyes.client.results import LabelResult
+from manyeyes.client.workers import Workers
 from manyeyes.errors import (
     DeadlineExceeded,
     ImageTooLarge,
@@ -213,7 +215,8 @@ class LabelStream(Flow["Future[LabelResult]"], Iterator[Label]):
         self._client = client.with_options(max_retries=patient(client.patience.max_retries, max_retries))
         self._items = iter(items)
         self._stopped = threading.Event()
-        self._threads = ThreadPoolExecutor(self.pace.most, thread_name_prefix="manyeyes-label-many")
+        self._threads = Workers(self.pace.most, name="manyeyes-label-many")
+        weakref.finalize(self, self._threads.close)
 
     def __iter__(self) -> Self:
         return self
@@ -235,7 +238,7 @@ class LabelStream(Flow["Future[LabelResult]"], Iterator[Label]):
             except ManyeyesError as error:
                 self._failed(head, error)
             except KeyboardInterrupt:
-                # Or the threads would try on, and the interpreter would wait for them.
+                # Or the threads would try on behind the back of whoever stopped.
                 self.close()
                 raise
             else:
@@ -247,7 +250,7 @@ class LabelStream(Flow["Future[LabelResult]"], Iterator[Label]):
     def close(self) -> None:
         """Stop: what is not sent yet is not sent, and what is being waited for is given up."""
         self._stopped.set()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
         self._stop()
 
     def __enter__(self) -> Self:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import random
+import signal
+import subprocess
+import sys
+import threading
+import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
@@ -298,7 +304,7 @@ def test_closing_gives_up_what_is_waited_for(flaky: Any) -> None:
         stream._fill()
         stream.close()
         assert list(stream) == []
-        stream._threads.shutdown(wait=True)  # would take 30 s if the wait were not given up
+        stream._threads.join()  # would take 30 s if the wait were not given up
 
 
 def test_closing_the_async_stream_ends_its_tasks(flaky: Any) -> None:
@@ -367,3 +373,43 @@ def test_a_stream_is_more_patient_than_a_call() -> None:
         with pytest.raises(ServiceUnavailable):
             client.with_options(max_retries=8).label_many(["a"], recipe="r", max_retries=0).__next__()
         assert next(client.label_many(["a"], recipe="r")).status == "abstained"
+
+
+def test_an_interrupted_program_ends_at_once(flaky: Any) -> None:
+    flaky.trouble = lambda number: "late"
+    flaky.late_s = 20
+    code = f"""
+from manyeyes import Client
+print("ready", flush=True)
+for label in Client({flaky.url!r}).label_many(["a"] * 100, recipe="r", batch_size=10):
+    pass
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        while len(flaky.troubles) < 4:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        _, told = process.communicate(timeout=15)
+        assert b"KeyboardInterrupt" in told
+        assert time.monotonic() - began < 10
+
+
+def test_threads_end_with_the_stream_that_began_them() -> None:
+    def running() -> int:
+        return sum(thread.name.startswith("manyeyes-label-many") for thread in threading.enumerate())
+
+    before = running()
+    with FakeService().client() as client:
+        stream = client.label_many(["a"] * 10, recipe="r", batch_size=1)
+        next(stream)
+        assert running() > before
+        del stream
+        gc.collect()
+        give_up_at = time.monotonic() + 10
+        while running() > before and time.monotonic() < give_up_at:
+            time.sleep(0.01)
+    assert running() == before
