@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -15,6 +17,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
 
 from manyeyes import __version__
 from manyeyes.errors import InvalidSettings
@@ -137,6 +140,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         summary="Labels images and texts with programs instead of clicks.",
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,  # told below, where it is written once and not for every caller
         lifespan=lambda _: _lifespan(service, canaries, tracing),
     )
     app.state.service = service
@@ -156,6 +160,12 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     routes = app.state.routes = [route for router in routers for route in router.routes]
     app.add_middleware(Observe, metrics=metrics, tracing=tracing, routes=routes)
     app.openapi = lambda: _openapi(app, keys=bool(settings.api_keys))  # type: ignore[method-assign]
+    told = cache(lambda: json.dumps(app.openapi()).encode())
+    app.add_route(
+        "/openapi.json",
+        lambda _: Response(told(), media_type="application/json"),
+        include_in_schema=False,
+    )
     return app
 
 
