@@ -106,6 +106,15 @@ class PostgresServer:
             connection.execute(f'CREATE DATABASE "{name}"'.encode())
         return self.url(name)
 
+    def make_schema(self) -> str:
+        """Make an empty schema, which is quicker to make and to remove; return the URL that leads to it alone."""
+        import psycopg
+
+        name = f"test_{secrets.token_hex(8)}"
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(f'CREATE SCHEMA "{name}"'.encode())
+        return f"{self.url()}?options=-csearch_path%3D{name}"
+
     def start(self) -> Self:
         """Start it; return once it takes connections."""
         import psycopg

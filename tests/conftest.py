@@ -87,8 +87,8 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def postgres_url(postgres: PostgresServer) -> str:
-    """Return the URL of an empty PostgreSQL database of the test's own."""
-    return postgres.make_database()
+    """Return the URL of an empty place in PostgreSQL of the test's own."""
+    return postgres.make_schema()
 
 
 @pytest.fixture

@@ -139,6 +139,12 @@ def test_data_files_are_in(names: list[str], root: Path) -> None:
     assert starter | templates | words | {"manyeyes/py.typed"} <= set(names)
 
 
+def test_the_tables_of_the_store_can_be_made(names: list[str], root: Path) -> None:
+    folder = root / "service" / "store" / "migrations"
+    needed = {path.relative_to(root) for path in (folder / "env.py", *(folder / "versions").glob("*.py"))}
+    assert len(needed) >= 3 and {f"manyeyes/{path}" for path in needed} <= set(names)
+
+
 def test_the_starter_weights_stay_small(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         weights = [i for i in archive.infolist() if i.filename.endswith((".safetensors", ".pt"))]

@@ -37,7 +37,8 @@ def upgrade() -> None:
     """Make the tables of the store, or change them to those that this version needs."""
     with open_store(upgrade=True) as store:
         status = store.status()
-    screen.out().print(Text(f"{status.address} has revision {status.revision}, which this version needs."))
+    told = f"{status.address} has revision {status.revision}, which this version needs."
+    screen.out().print(Text(told), soft_wrap=True)
 
 
 @app.command()
@@ -46,7 +47,7 @@ def status() -> None:
     with open_store() as store:
         found = store.status()
     console = screen.out()
-    console.print(Text(f"{found.address}: {found.database}, revision {found.revision}"))
+    console.print(Text(f"{found.address}: {found.database}, revision {found.revision}"), soft_wrap=True)
     rows = [(name, f"{n:,}") for name, n in sorted(found.rows.items())]
     console.print(screen.table("", ("table", "rows"), rows))
 

@@ -11,7 +11,14 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import URL, Connection, Table, insert, text
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    PendingRollbackError,
+    ResourceClosedError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from manyeyes.errors import InvalidRequest, ManyeyesError, StoreUnavailable
@@ -26,6 +33,8 @@ SWEEP_EVERY: Final = 50
 SWEPT_AT_ONCE: Final = 200
 _RETRIES: Final = 5
 _PAGES_A_TIME: Final = 2000
+# The last two: of what is done in a transaction after its connection broke.
+_GONE: Final = (DBAPIError, PoolTimeout, PendingRollbackError, ResourceClosedError)
 _AGAIN: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 
 
@@ -121,7 +130,7 @@ class Database:
                     connection = connection.execution_options(manyeyes_writes=True)
                 with connection.begin():
                     yield connection
-        except (PoolTimeout, DBAPIError) as error:
+        except SQLAlchemyError as error:
             raise self._told(error) from error
 
     @contextmanager
@@ -174,7 +183,7 @@ class Database:
                     try:
                         with connection.begin_nested():
                             results[n] = job.work(connection)
-                    except DBAPIError as error:
+                    except SQLAlchemyError as error:
                         told = self._told(error)
                         # What is wrong with the database is wrong for the whole group.
                         if isinstance(told, StoreUnavailable):
@@ -186,14 +195,14 @@ class Database:
                 connection.execute(insert(table), some)
         return results, errors
 
-    def _told(self, error: PoolTimeout | DBAPIError) -> Exception:
+    def _told(self, error: SQLAlchemyError) -> Exception:
         """Return an error of the database as one of ours, without what it says of hosts and users."""
-        if isinstance(error, IntegrityError):
-            return error  # A bug of ours: what callers can cause is looked up before.
         if isinstance(error, DataError):
             return InvalidRequest(
                 "the store cannot keep a value of this call; it holds what no text may hold"
             )
+        if isinstance(error, IntegrityError) or not isinstance(error, _GONE):
+            return error  # A bug of ours: what callers can cause is looked up before.
         log.warning("the database does not answer: %s", _cause(error) or error)
         return _unavailable()
 
