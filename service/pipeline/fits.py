@@ -98,7 +98,7 @@ def gather(
     """Return the votes of some batches, and the gold labels in their order.
 
     gold: id of a label, or of an item → name of its class.
-    Raises NotFound if a batch is not there, InvalidRequest if it is of another version of the recipe or a gold label
+    Raises NotFound if a batch is not there, InvalidRequest if its votes are not those of the recipe or a gold label
     names nothing, RequestTooLarge if there are too many items.
     """
     ids = list(dict.fromkeys(batches))
@@ -108,11 +108,12 @@ def gather(
         raise RequestTooLarge(
             f"the batches hold {n_items:,} items; a label model is fitted on {max_items:,} here. Name fewer of them"
         )
-    for batch in found:
-        if batch.recipe_version != recipe.version:
+    for name, version in {(batch.recipe_name, batch.recipe_version) for batch in found}:
+        if version != recipe.version and not _votes_alike(store, name, version, recipe):
             raise InvalidRequest(
-                f"batch {batch.id} was labeled with version {batch.recipe_version} of recipe {batch.recipe_name!r}, not"
-                f" with {recipe.version} of {recipe.name!r}; name batches of one version"
+                f"a batch was labeled with version {version} of recipe {name!r}, whose classes, primitives or"
+                f" labeling functions are not those of {recipe.name!r} in version {recipe.version}; its votes say"
+                " nothing of that one"
             )
     collected = store.batches.votes(ids)
     if gold is None:
@@ -135,6 +136,16 @@ def gather(
                 )
     indices = gold_indices(known, [str(at) for at in range(row)], recipe.classes)
     return Gathered(collected, indices)
+
+
+def _votes_alike(store: Store, name: str, version: str, recipe: Recipe) -> bool:
+    """Return whether another version gives the same votes: only what is made of them differs, such as the precision."""
+    try:
+        other = Recipe.parse(store.recipes.get(name, version).text).document()
+    except RecipeNotFound:  # it came along with its call, and was not kept
+        return False
+    mine = recipe.document()
+    return all(other.get(field) == mine.get(field) for field in ("classes", "primitives", "lfs"))
 
 
 def _rows_of(

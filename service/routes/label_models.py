@@ -181,6 +181,26 @@ def make_router(service: Service) -> APIRouter:
 
         return await anyio.to_thread.run_sync(work)
 
+    @router.post(
+        "/v1/label-models/{id}/deactivate",
+        summary="Label without a label model from now on",
+        responses=with_status(answers("LabelModelOut", 404, 408, 409, 413, 422)),
+        dependencies=[needs("admin")],
+    )
+    async def deactivate(request: Request, id: _Id) -> Response:
+        """Let a label model label no more; calls are labeled with one that is fitted on their own items again."""
+        store = store_of(service)
+        who = by_whom(request)
+
+        def work() -> Response:
+            record = store.label_models.get(id)
+            if record.is_active:
+                store.label_models.deactivate(record.recipe_name, record.recipe_version, **who)
+                recipes.forget(record.recipe_name)
+            return told(request, _record(store.label_models.get(id)))
+
+        return await anyio.to_thread.run_sync(work)
+
     @router.delete(
         "/v1/label-models/{id}",
         summary="Remove a label model",

@@ -81,17 +81,41 @@ def test_gold_names_labels_and_items(http: TestClient, batches: list[str]) -> No
         assert (refused.status_code, message in refused.json()["detail"]) == (422, True)
 
 
-def test_a_precision_needs_gold_and_is_kept_with_the_label_model(
-    http: TestClient, paint: Any, call: Any
+def test_a_precision_is_found_on_votes_of_the_version_before(
+    http: TestClient, paint: Any, call: Any, batches: list[str]
 ) -> None:
-    http.post("/v1/recipes", json={"recipe": paint})
     paint["abstain_below"] = {"precision": 0.6}
-    http.post("/v1/recipes", json={"recipe": paint, "activate": True})
-    refused = http.post("/v1/label", json=call)
-    assert (
-        refused.status_code == 422
-    )  # nothing was fitted with gold, and votes of this version are not there yet
-    assert http.get("/v1/batches").json()["data"] == []
+    wanted = http.post("/v1/recipes", json={"recipe": paint, "activate": True}).json()["version"]
+    assert http.post("/v1/label", json=call).status_code == 422  # nothing was fitted with gold
+    body = {"recipe": "paint", "batches": batches}
+    refused = http.post("/v1/label-models", json=body)
+    assert (refused.status_code, "gold" in refused.json()["detail"]) == (422, True)
+    gold = {"t0": "red", "t1": "blue", "t2": "red", "t5": "blue", "t6": "red", "t7": "blue"}
+    made = http.post("/v1/label-models", json=body | {"gold": gold, "activate": True})
+    assert made.status_code == 201, made.text
+    assert made.json()["recipe_version"] == wanted
+    answer = http.post("/v1/label", json=call)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["versions"]["label_model"].startswith(made.json()["version"] + "@")
+
+
+def test_embeddings_are_kept_with_the_votes(http: TestClient, call: Any) -> None:
+    recipe = {
+        "name": "paint",
+        "classes": ["red", "blue"],
+        "primitives": {"toy": {}},
+        "lfs": [
+            {"name": "says_red", "kind": "keyword", "on": "text", "any": ["red"], "vote": "red"},
+            {"name": "says_blue", "kind": "keyword", "on": "text", "any": ["blue"], "vote": "blue"},
+        ],
+        "label_model": {"name": "embedding_aware", "embeddings": "toy.text"},
+    }
+    assert http.post("/v1/recipes", json={"recipe": recipe}).status_code == 201
+    batch = http.post("/v1/label", json=call).json()["batch_id"]
+    made = http.post("/v1/label-models", json={"recipe": "paint", "batches": [batch], "activate": True})
+    assert (made.status_code, made.json().get("kind")) == (201, "embedding_aware"), made.text
+    answer = http.post("/v1/label", json=call).json()
+    assert answer["versions"]["label_model"] == made.json()["version"]
 
 
 def test_label_models_are_listed_read_and_removed(http: TestClient, batches: list[str]) -> None:
@@ -119,8 +143,11 @@ def test_label_models_are_listed_read_and_removed(http: TestClient, batches: lis
     assert known.status_code == 200
     assert http.delete(f"/v1/label-models/{ids[0]}").status_code == 204
     assert http.get(f"/v1/label-models/{ids[0]}").status_code == 404
+    for _ in range(2):
+        assert not http.post(f"/v1/label-models/{ids[1]}/deactivate").json()["is_active"]
+    assert not http.get("/v1/recipes").json()["recipes"][-1]["fitted"]
     actions = [line["action"] for line in http.get("/v1/audit").json()["data"]]
-    assert actions[:2] == ["label_model.delete", "label_model.activate"]
+    assert actions[:3] == ["label_model.deactivate", "label_model.delete", "label_model.activate"]
 
 
 def test_label_models_are_held_beside_each_other(http: TestClient, batches: list[str]) -> None:
@@ -152,7 +179,7 @@ def test_what_cannot_be_fitted_says_why(http: TestClient, paint: Any, batches: l
     paint["lfs"].pop()
     http.post("/v1/recipes", json={"recipe": paint})
     for body, status, message in (
-        ({"recipe": "paint", "version": 2, "batches": batches}, 422, "of one version"),
+        ({"recipe": "paint", "version": 2, "batches": batches}, 422, "labeling functions"),
         ({"recipe": "operators", "batches": batches}, 404, "operator's folder"),
         ({"recipe": "nobody", "batches": batches}, 404, "no recipe"),
         ({"recipe": "paint", "batches": ["0" * 32]}, 404, "batch"),
@@ -162,7 +189,7 @@ def test_what_cannot_be_fitted_says_why(http: TestClient, paint: Any, batches: l
             {
                 "recipe": "paint",
                 "batches": batches,
-                "label_model": {"name": "neighbors", "embeddings": "clip"},
+                "label_model": {"name": "embedding_aware", "embeddings": "clip.text"},
             },
             422,
             "",
