@@ -57,7 +57,7 @@ def describe_all(told: dict[str, Any], routes: Sequence[BaseRoute], *, keys: boo
     for route in routes:
         if not isinstance(route, APIRoute) or not route.include_in_schema:
             continue
-        for method in route.methods:
+        for method in route.methods or ():
             operation = told["paths"][route.path_format][method.lower()]
             scope = next(
                 (one.dependency.scope for one in route.dependencies if isinstance(one.dependency, Needs)),

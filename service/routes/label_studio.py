@@ -49,9 +49,12 @@ SHAPES: Final = (
     BackendVersions,
 )
 
-_NAME: Final = r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}$"
+_NAME: Final = r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}(@[0-9a-z]{1,64})?$"
 _TO_RECIPE: Final = "/label-studio/{recipe}"
-_Recipe = Annotated[str, Path(pattern=_NAME, description="The name of a stored recipe.", examples=["paint"])]
+_Recipe = Annotated[
+    str,
+    Path(pattern=_NAME, description="The name of a stored recipe, or `name@version`.", examples=["paint"]),
+]
 
 
 @dataclass(frozen=True, slots=True)

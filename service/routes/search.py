@@ -11,7 +11,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from manyeyes.errors import IndexUnusable
+from manyeyes.errors import IndexUnusable, RequestTooLarge
 from manyeyes.primitives.base import PrimitiveSpec
 from manyeyes.service.access.callers import needs
 from manyeyes.service.context import Service
@@ -37,6 +37,7 @@ from manyeyes.service.schemas.search import (
 
 SHAPES: Final = (IndexFault, IndexLine, IndexList, SearchAnswer, SearchCall, SearchForm)
 
+_MOST_MATCHES: Final = 100_000
 _SEARCH: Final = Asks(recipe=False, options=("index", "k"), one=True, example=EXAMPLE_SEARCH)
 
 
@@ -78,6 +79,11 @@ def make_router(service: Service) -> APIRouter:
         engine.admit()
         call = await read_call(request, settings, asks=_SEARCH)
         options = read_options(SearchOptions, call.options, example=EXAMPLE_SEARCH)
+        if (n_matches := len(call.rows) * options.k) > _MOST_MATCHES:
+            raise RequestTooLarge(
+                f"{len(call.rows):,} queries with {options.k:,} matches each are {n_matches:,} matches; one answer holds"
+                f" {_MOST_MATCHES:,}. Send fewer queries, or ask for a smaller k"
+            )
         rows, halves = split_halves(call.rows, None)
 
         def begin() -> tuple[StoredIndex, PrimitiveSpec, dict[Half, str]]:

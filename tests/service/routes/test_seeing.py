@@ -68,7 +68,7 @@ def http(
             recipes_dir=recipes_dir,
             indexes_dir=indexes_dir,
             allowed_models=("detector:yolo11n", "ViT-B-32"),
-            max_items=50,
+            max_items=150,
             store_url="none",
         )
         with (
@@ -220,7 +220,7 @@ def test_a_wrong_option_is_named_and_an_example_shown(http: httpx.Client, wrong:
 
 
 def test_many_items_are_refused(http: httpx.Client) -> None:
-    asked(http, "/v1/embed", 413, primitive="toy", items=[{"text": "a"}] * 51)
+    asked(http, "/v1/embed", 413, primitive="toy", items=[{"text": "a"}] * 151)
 
 
 # --- boxes
@@ -313,6 +313,11 @@ def test_search_by_form(http: httpx.Client) -> None:
         "/v1/search", data={"index": "photos", "k": "1"}, files={"files": ("q.png", png("blue"))}
     )
     assert answer.json()["results"][0]["matches"][0]["id"] == "blue"
+
+
+def test_an_answer_of_endless_matches_is_refused(http: httpx.Client) -> None:
+    answer = asked(http, "/v1/search", 413, index="words", items=[{"text": "red"}] * 101, k=1000)
+    assert "101,000 matches" in answer["detail"]
 
 
 def test_an_index_that_cannot_be_searched(http: httpx.Client) -> None:
