@@ -7,9 +7,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
+from manyeyes.client.flow import Batch, Flow, alone, joined, patient
 from manyeyes.client.items import Labelable, check_items
 from manyeyes.client.results import LabelResult
-from manyeyes.client.streams import Batch, Flow, alone, joined, patient
 from manyeyes.errors import ManyeyesError, RequestTooLarge
 from manyeyes.types import Label
 
@@ -108,6 +108,7 @@ class AsyncLabelStream(Flow["asyncio.Task[LabelResult]"], AsyncIterator[Label]):
                 self.recipe,
                 store=self.store,
                 first=first,
+                key=self._key_of(first, len(items)),
                 on_busy=lambda: self.pace.was_busy(number, newest=self._n_batches - 1),
             )
         except RequestTooLarge as error:

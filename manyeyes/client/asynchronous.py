@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import httpx
 
 from manyeyes.client import resource_routes, routes
 from manyeyes.client.async_resources import AsyncBatches, AsyncKeys, AsyncLabelModels, AsyncRecipes
 from manyeyes.client.async_streams import AsyncLabelStream
-from manyeyes.client.base import DEFAULT_URL, Base, answer_of, give_time, new_key, request_of
+from manyeyes.client.base import DEFAULT_URL, Base, Options, answer_of, give_time, new_key, request_of
 from manyeyes.client.calls import Answer, Call, T, settled
+from manyeyes.client.flow import BATCH_SIZE, MAX_IN_FLIGHT, OnError, Streaming
 from manyeyes.client.items import Form, Labelable, RecipeLike, fill_form, recipe_text
 from manyeyes.client.kept import AuditLine, Explanation
 from manyeyes.client.patience import Send
 from manyeyes.client.problems import checked
 from manyeyes.client.records import DetectResult, EmbedResult, Index, Model, SearchResult, VotesResult
 from manyeyes.client.results import LabelResult
-from manyeyes.client.streams import BATCH_SIZE, MAX_IN_FLIGHT, OnError
 from manyeyes.client.tables import checked_table, result_of
 from manyeyes.errors import ServiceFailed
 
@@ -32,7 +32,7 @@ class AsyncClient(Base):
         base_url: str = DEFAULT_URL,
         *,
         transport: httpx.AsyncBaseTransport | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(base_url, **options)
         self._http = httpx.AsyncClient(transport=transport, **self._options())
@@ -45,7 +45,7 @@ class AsyncClient(Base):
         self.keys = AsyncKeys(self._ask)
 
     @classmethod
-    def in_process(cls, app: Any, **options: Any) -> Self:
+    def in_process(cls, app: Any, **options: Unpack[Options]) -> Self:
         """Return a client of an ASGI app in this process, such as ``create_app()``: no socket, for tests."""
         return cls("http://localhost", transport=httpx.ASGITransport(app=app), **options)
 
@@ -92,7 +92,7 @@ class AsyncClient(Base):
         text: str | None = None,
         id: str | None = None,
         metadata: Sequence[str] = (),
-        **streaming: Any,
+        **streaming: Unpack[Streaming],
     ) -> LabelResult:
         """Label the rows of a DataFrame or an Arrow table; see :meth:`Client.label_table`."""
         rows = checked_table(table, image=image, text=text, id=id, metadata=metadata)
@@ -181,20 +181,23 @@ class AsyncClient(Base):
         *,
         store: bool | None = None,
         first: int = 0,
+        key: str | None = None,
         on_busy: Callable[[], object] | None = None,
     ) -> LabelResult:
         form = await self._form(items, first=first)
-        return await self._ask(routes.label(form, recipe, store), on_busy=on_busy)
+        return await self._ask(routes.label(form, recipe, store), key=key, on_busy=on_busy)
 
     async def _form(self, items: Iterable[Labelable], *, first: int = 0) -> Form:
         """Read items on a thread."""
         return await asyncio.to_thread(fill_form, items, max_image_bytes=self.max_image_bytes, first=first)
 
-    async def _ask(self, call: Call[T], *, on_busy: Callable[[], object] | None = None) -> T:
+    async def _ask(
+        self, call: Call[T], *, key: str | None = None, on_busy: Callable[[], object] | None = None
+    ) -> T:
         """Send a call, again where that helps, and return its answer as it is meant."""
         if call.unsent is not None:
             return call.unsent
-        steps, key, n_attempts = self._attempts(call), new_key(), 0
+        steps, key, n_attempts = self._attempts(call), key or new_key(), 0
         try:
             step = next(steps)
             while True:

@@ -7,7 +7,7 @@ import gzip
 import random
 import uuid
 from dataclasses import replace
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypedDict
 
 import httpx
 
@@ -20,6 +20,19 @@ _CONNECT_S: Final = 10.0
 # Shorter than the 5 s after which uvicorn closes an idle connection: what is taken from the pool is still open.
 _KEEP_S: Final = 4.0
 _LEAST_COMPRESSED: Final = 4096
+
+
+class Options(TypedDict, total=False):
+    """Options of a client; see ``Client``."""
+
+    api_key: str | None
+    timeout_s: float
+    deadline_s: float | None
+    max_retries: int
+    max_connections: int
+    compress: bool
+    max_image_bytes: int
+    rng: random.Random | None
 
 
 class Base:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import httpx
 
 from manyeyes.client import resource_routes, routes
-from manyeyes.client.base import DEFAULT_URL, Base, answer_of, give_time, new_key, request_of
+from manyeyes.client.base import DEFAULT_URL, Base, Options, answer_of, give_time, new_key, request_of
 from manyeyes.client.calls import Answer, Call, T, settled
+from manyeyes.client.flow import BATCH_SIZE, MAX_IN_FLIGHT, OnError, Streaming
 from manyeyes.client.in_process import InProcess
 from manyeyes.client.items import Form, Labelable, RecipeLike, fill_form, recipe_text
 from manyeyes.client.kept import AuditLine, Explanation
@@ -19,7 +20,7 @@ from manyeyes.client.problems import checked
 from manyeyes.client.records import DetectResult, EmbedResult, Index, Model, SearchResult, VotesResult
 from manyeyes.client.resources import Batches, Keys, LabelModels, Recipes
 from manyeyes.client.results import LabelResult
-from manyeyes.client.streams import BATCH_SIZE, MAX_IN_FLIGHT, LabelStream, OnError
+from manyeyes.client.streams import LabelStream
 from manyeyes.client.tables import checked_table, result_of
 from manyeyes.errors import ServiceFailed
 
@@ -43,7 +44,11 @@ class Client(Base):
     """
 
     def __init__(
-        self, base_url: str = DEFAULT_URL, *, transport: httpx.BaseTransport | None = None, **options: Any
+        self,
+        base_url: str = DEFAULT_URL,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(base_url, **options)
         self._http = httpx.Client(transport=transport, **self._options())
@@ -56,7 +61,7 @@ class Client(Base):
         self.keys = Keys(self._ask)
 
     @classmethod
-    def in_process(cls, app: Any, **options: Any) -> Self:
+    def in_process(cls, app: Any, **options: Unpack[Options]) -> Self:
         """Return a client of an ASGI app in this process, such as ``create_app()``: no socket, for tests."""
         return cls("http://localhost", transport=InProcess(app), **options)
 
@@ -120,7 +125,7 @@ class Client(Base):
         text: str | None = None,
         id: str | None = None,
         metadata: Sequence[str] = (),
-        **streaming: Any,
+        **streaming: Unpack[Streaming],
     ) -> LabelResult:
         """Label the rows of a pandas or polars DataFrame or of an Arrow table; the labels are in their order.
 
@@ -218,11 +223,12 @@ class Client(Base):
         *,
         store: bool | None = None,
         first: int = 0,
+        key: str | None = None,
         pause: Callable[[float], object] | None = None,
         on_busy: Callable[[], object] | None = None,
     ) -> LabelResult:
         return self._ask(
-            routes.label(self._form(items, first=first), recipe, store), pause=pause, on_busy=on_busy
+            routes.label(self._form(items, first=first), recipe, store), key=key, pause=pause, on_busy=on_busy
         )
 
     def _form(self, items: Iterable[Labelable], *, first: int = 0) -> Form:
@@ -232,16 +238,17 @@ class Client(Base):
         self,
         call: Call[T],
         *,
+        key: str | None = None,
         pause: Callable[[float], object] | None = None,
         on_busy: Callable[[], object] | None = None,
     ) -> T:
         """Send a call, again where that helps, and return its answer as it is meant.
 
-        pause: what waits. on_busy: told when the service asks to wait.
+        key: of idempotency; None for a new one. pause: what waits. on_busy: told when the service asks to wait.
         """
         if call.unsent is not None:
             return call.unsent
-        steps, key, n_attempts = self._attempts(call), new_key(), 0
+        steps, key, n_attempts = self._attempts(call), key or new_key(), 0
         try:
             step = next(steps)
             while True:

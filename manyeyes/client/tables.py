@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from manyeyes.client.flow import Flow
 from manyeyes.client.items import is_address
 from manyeyes.client.results import LabelResult
-from manyeyes.client.streams import Flow
 from manyeyes.errors import InvalidRequest, nearest
 from manyeyes.types import Item, Label, Versions
 

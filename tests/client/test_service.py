@@ -337,3 +337,30 @@ def test_what_is_streamed_can_be_explained_and_fitted_on(client: Any, paint: str
     assert [client.explain(labels.label_id(n)).label.id for n in range(5)] == list("01234")
     model = client.label_models.fit(name, [labels], label_model="majority")
     assert set(model.batches) == set(labels.batches) and model.metrics["n_items"] == 5
+
+
+def test_a_stream_that_goes_on_after_an_error_keeps_nothing_twice(url: str, paint: str) -> None:
+    broken: list[str] = []
+
+    class Breaks(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            response = super().handle_request(request)
+            if len(broken) < 2:
+                broken.append(request.headers["idempotency-key"])
+                response.read()
+                response.close()
+                raise httpx.ReadError("reset")
+            return response
+
+    with Client(url) as other:
+        other.recipes.create(paint.replace("name: paint", "name: resumed"))
+        with Client(url, transport=Breaks(), rng=_AtOnce()) as client:
+            stream = client.label_many(
+                ["red"] * 6, recipe="resumed", batch_size=3, max_in_flight=1, max_retries=0, store=True
+            )
+            for _ in range(2):
+                with pytest.raises(ConnectionError):
+                    next(stream)
+            assert [label.label for label in stream] == ["red"] * 6
+        assert [batch.id for batch in other.batches.list(recipe="resumed")] == stream.batches[::-1]
+    assert broken[0] == broken[1]

@@ -412,4 +412,4 @@ def test_threads_end_with_the_stream_that_began_them() -> None:
         give_up_at = time.monotonic() + 10
         while running() > before and time.monotonic() < give_up_at:
             time.sleep(0.01)
-    assert running() == before
+    assert running() <= before
