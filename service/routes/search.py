@@ -81,8 +81,8 @@ def make_router(service: Service) -> APIRouter:
         options = read_options(SearchOptions, call.options, example=EXAMPLE_SEARCH)
         if (n_matches := len(call.rows) * options.k) > _MOST_MATCHES:
             raise RequestTooLarge(
-                f"{len(call.rows):,} queries with {options.k:,} matches each are {n_matches:,} matches; one answer holds"
-                f" {_MOST_MATCHES:,}. Send fewer queries, or ask for a smaller k"
+                f"{len(call.rows):,} queries with {options.k:,} matches each are {n_matches:,} matches; one answer"
+                f" holds {_MOST_MATCHES:,}. Send fewer queries, or ask for a smaller k"
             )
         rows, halves = split_halves(call.rows, None)
 
