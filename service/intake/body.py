@@ -11,7 +11,7 @@ import anyio.to_thread
 from fastapi import Request
 from starlette.exceptions import HTTPException
 
-from manyeyes.service.fetching.fetcher import Address, Fetcher, Row
+from manyeyes.service.fetching.fetcher import Fetcher, Row, address_of
 from manyeyes.service.intake.calls import TO_LABEL, Asks, Call, call_from_form, call_from_json, parse_json
 from manyeyes.service.intake.multipart import read_parts
 from manyeyes.service.operations.spans import span
@@ -31,7 +31,7 @@ async def fetch_rows(request: Request, rows: Sequence[Row]) -> tuple[Row, ...]:
     """Return rows with the images that they name by address, or with what is wrong with each."""
     fetcher: Fetcher = request.app.state.service.fetcher
     hold = request.scope.get("state", {}).get("hold", lambda _: None)
-    n_fetched = sum(isinstance(read, Address) for _, read in rows)
+    n_fetched = sum(address_of(read) is not None for _, read in rows)
     with span("fetch", n_items=n_fetched) if n_fetched else nullcontext():
         return await fetcher.resolve_rows(rows, hold=hold, is_gone=request.is_disconnected)
 
