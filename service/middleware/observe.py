@@ -35,6 +35,8 @@ class Observe:
         self.metrics = metrics
         self.tracing = tracing
         self.routes = tuple(routes)
+        # Most paths are their own templates; only the others are matched one by one.
+        self._plain = {path for route in routes if "{" not in (path := str(getattr(route, "path", "{")))}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,6 +76,8 @@ class Observe:
 
     def _route_of(self, scope: Scope) -> str:
         # Not scope["route"]: a request that was refused before it came to any route is to count under its own, too.
+        if scope["path"] in self._plain:
+            return str(scope["path"])
         for route in self.routes:
             if route.matches(scope)[0] is not Match.NONE:
                 return str(getattr(route, "path_format", NO_ROUTE))
