@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from itertools import islice
 from typing import Any, Self, Unpack
 
@@ -83,7 +84,7 @@ class Labeler:
     def lfs(self) -> Sequence[LabelingFunction]:
         return tuple(self._lfs)
 
-    @property
+    @cached_property
     def needs(self) -> tuple[str, ...]:
         """The names of the features that the recipe's LFs and its label model read, sorted."""
         embeddings = self.recipe.label_model.embeddings

@@ -18,6 +18,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -298,10 +299,16 @@ class Recipe(BaseModel):
             {"format": FORMAT, **self.document()}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
         )
 
-    @property
+    @cached_property
     def version(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of the canonical form."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy, with some fields replaced; see pydantic."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("version", None)  # pydantic would copy what is kept, too
+        return copied
 
     @property
     def abstain_below_text(self) -> str:

@@ -46,7 +46,7 @@ from manyeyes.types import Item, Label, Versions
 
 R = TypeVar("R")
 
-_ASK_S: Final = 0.5
+_ASK_S: Final = 1.0
 """How often a call that is worked on or waits is asked whether its caller is still there."""
 _STEP: Final = 16
 """Inputs of one call that go to a model together; those of other calls join them in the line."""
@@ -227,9 +227,6 @@ class Engine:
                 return await self._wait(self._quick.submit(_for(ticket, work)), ticket, is_gone)
             except Uncached:
                 ticket.cached_only = False
-            if await is_gone():
-                ticket.cancel("gone")
-                raise ClientDisconnect
             return await self._wait(self.gate.submit(ticket, _for(ticket, work)), ticket, is_gone)
         finally:
             if ticket.why is not None:
