@@ -147,7 +147,10 @@ class RecipeStore:
         except StoreUnavailable:
             if known is None:
                 raise
-            return known[1]  # What was active a moment ago labels on without the database.
+            # What was active a moment ago labels on without the database, which is asked again in some seconds only:
+            # each time may take a time-out.
+            self._found[name, version] = (time.monotonic(), known[1])
+            return known[1]
         except RecipeNotFound:
             self._found.pop((name, version), None)
             if version:
