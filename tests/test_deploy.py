@@ -332,6 +332,20 @@ def test_proxies_let_through_what_the_service_takes(deploy: Path) -> None:
         assert re.search(rf"@inside path.* {path}\b", caddy)
 
 
+def test_what_nginx_refuses_is_a_problem_of_ours(deploy: Path) -> None:
+    from manyeyes.errors import by_code
+    from manyeyes.service.errors import STATUS
+    from manyeyes.service.schemas.base import Problem
+
+    told = re.findall(r"return (\d+) '(\{.*\})';", (deploy / "nginx.conf").read_text())
+    assert {status for status, _ in told} == {"413", "503"}
+    for status, document in told:
+        problem = Problem.model_validate_json(document)
+        assert problem.status == int(status) == STATUS[problem.code]
+        assert problem.title == (by_code()[problem.code].__doc__ or "").splitlines()[0].rstrip(".")
+        assert problem.type == f"urn:manyeyes:error:{problem.code}"
+
+
 def test_nginx_reads_its_file(deploy: Path, tmp_path: Path) -> None:
     if not shutil.which("openssl") or not shutil.which("nginx"):
         pytest.skip("nginx and openssl are not both installed here")
