@@ -168,3 +168,20 @@ def test_secrets_do_not_show(buckets_file: Path) -> None:
     bucket, _ = Buckets.load(buckets_file).find("s3://photos/2026/red.png")
     _ = bucket.store
     assert os.environ["PHOTOS_SECRET"] not in repr(bucket)
+
+
+def test_the_file_that_is_shown_in_the_documentation_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    import re
+
+    text = (root / "docs" / "items.md").read_text("utf-8")
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```$", text, flags=re.M | re.S)
+    for variable in set(re.findall(r"\b[A-Z]+_(?:KEY_ID|SECRET)\b", shown)):
+        monkeypatch.setenv(variable, "x")
+    (tmp_path / "buckets.yaml").write_text(shown)
+    buckets = Buckets.load(tmp_path / "buckets.yaml")
+    assert buckets.find("s3://acme-photos/2026/coat.jpg")[1] == "coat.jpg"
+    assert buckets.find("gs://open-images/a/b.jpg")[1] == "a/b.jpg"
+    for bucket in ("s3://scans/a", "gs://open-images/a"):
+        _ = buckets.find(bucket)[0].store
