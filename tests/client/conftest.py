@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from manyeyes import Item
 from manyeyes.testing import FakeService
 
 Trouble = Callable[[int], str]
@@ -201,5 +202,11 @@ def real_service(folder: Path, **options: Any) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return the address of a real service that stores what it labels."""
-    with real_service(tmp_path_factory.mktemp("service"), max_items=400, allowed_models=("toy",)) as address:
+    from manyeyes.search import Finder
+
+    folder = tmp_path_factory.mktemp("service")
+    words = [Item(colour, text=f"a {colour} wall") for colour in ("red", "blue", "green")]
+    Finder(clip="toy", on="text").index(words).save(folder / "indexes" / "walls")
+    options = {"max_items": 400, "allowed_models": ("toy",), "indexes_dir": folder / "indexes"}
+    with real_service(folder, **options) as address:
         yield address

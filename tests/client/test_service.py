@@ -218,11 +218,32 @@ def test_items_are_embedded(client: Any, tmp_path: Any) -> None:
 
 
 def test_indexes_and_models_are_listed(client: Any) -> None:
-    assert client.indexes() == ()
+    (index,) = client.indexes()
+    assert (index.name, index.n_items, index.dim) == ("walls", 3, 3)
     models = {model.id: model for model in client.models()}
     assert models["clip"].task == "embed"
     with pytest.raises((IndexUnusable, NotFound)):
         client.search(["red"], index="none")
+
+
+def test_an_index_is_searched(client: Any, tmp_path: Any) -> None:
+    blue = np.zeros((4, 4, 3), np.uint8)
+    blue[:, :, 2] = 255
+    told = client.search(["something red", blue, tmp_path / "gone.png"], index="walls", k=2)
+    assert [found.matches[0].id for found in told[:2]] == ["red", "blue"]
+    assert len(told[0].matches) == 2 and told[0].matches[0].cosine == pytest.approx(1.0, abs=1e-3)
+    assert isinstance(told[2].error, UnreadableItem)
+
+
+@pytest.mark.slow
+def test_objects_are_found(client: Any) -> None:
+    from skimage import data
+
+    told = client.detect([data.chelsea(), "a text"], min_score=0.1)
+    assert (told[0].width, told[0].height) == (451, 300)
+    assert "cat" in told.classes
+    assert all(box.score >= 0.1 and box.label in told.classes for box in told[0].boxes)
+    assert isinstance(told[1].error, EmptyItem)
 
 
 def test_what_cannot_be_sent_asks_nothing(tmp_path: Any) -> None:
