@@ -393,3 +393,56 @@ def known_labels() -> set[str]:
     told = vars(Metrics()).values()
     own = {label for metric in told for label in getattr(metric, "_labelnames", ())}
     return own | {"le", "version", "python"}
+
+
+def test_alerts_fire_when_they_should_and_not_before(deploy: Path, tmp_path: Path) -> None:
+    """Made series, minute by minute, as promtool replays them: one that is ill, and the same that is well."""
+    shutil.copy(deploy / "prometheus" / "alerts.yaml", tmp_path)
+    service = 'job="manyeyes", instance="a"'
+    bucket = f'manyeyes_http_request_duration_seconds_bucket{{{service}, route="/v1/label", le="%s"}}'
+    ill = {
+        "ManyeyesDown": {f"up{{{service}}}": "0x60"},
+        "ManyeyesNotReady": {f'manyeyes_ready_check{{{service}, check="store"}}': "0x60"},
+        "ManyeyesErrors": {
+            f'manyeyes_http_requests_total{{{service}, route="/v1/label", status="500"}}': "0+6x60",
+            f'manyeyes_http_requests_total{{{service}, route="/v1/label", status="200"}}': "0+100x60",
+        },
+        "ManyeyesOverloaded": {
+            f'manyeyes_http_problems_total{{{service}, code="overloaded"}}': "0+10x60",
+            f'manyeyes_http_requests_total{{{service}, route="/v1/label", status="429"}}': "0+10x60",
+            f'manyeyes_http_requests_total{{{service}, route="/v1/label", status="200"}}': "0+90x60",
+        },
+        "ManyeyesSlow": {
+            bucket % "10.0": "0+90x60",
+            bucket % "30.0": "0+100x60",
+            bucket % "+Inf": "0+100x60",
+        },
+        "ManyeyesStageRestarts": {f'manyeyes_stage_restarts_total{{{service}, stage="clip"}}': "0+1x60"},
+        "ManyeyesCanariesFail": {f'manyeyes_canary_failures_total{{{service}, line="clip"}}': "0+2x60"},
+        "ManyeyesStoreErrors": {f'manyeyes_store_errors_total{{{service}, operation="select"}}': "0+30x60"},
+    }
+    well = {
+        f"up{{{service}}}": "1x60",
+        f'manyeyes_ready_check{{{service}, check="store"}}': "1x60",
+        f'manyeyes_http_requests_total{{{service}, route="/v1/label", status="200"}}': "0+100x60",
+        f'manyeyes_http_requests_total{{{service}, route="/v1/label", status="503"}}': "0+5x60",
+        f'manyeyes_http_problems_total{{{service}, code="overloaded"}}': "0+1x60",
+        bucket % "1.0": "0+100x60",
+        bucket % "+Inf": "0+100x60",
+        f'manyeyes_stage_restarts_total{{{service}, stage="clip"}}': "1x60",
+        f'manyeyes_store_errors_total{{{service}, operation="select"}}': "2x60",
+    }
+    checks = (
+        'count by (alertname) (ALERTS{alertstate="firing"})',
+        lambda names: [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in names],
+    )
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": [{"series": series, "values": values} for series, values in given.items()],
+            "promql_expr_test": [{"expr": checks[0], "eval_time": "40m", "exp_samples": checks[1](fire)}],
+        }
+        for given, fire in [*((series, [name]) for name, series in ill.items()), (well, [])]
+    ]
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump({"rule_files": ["alerts.yaml"], "tests": tests}))
+    run("promtool", "test", "rules", tmp_path / "tests.yaml")

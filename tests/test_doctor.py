@@ -227,3 +227,21 @@ def test_what_is_installed_and_cannot_be_imported_is_broken(monkeypatch: pytest.
 
     monkeypatch.setattr(checkup.importlib, "import_module", broken)
     assert "libgomp" in ask(code=1)["extras", "serve"]["told"]
+
+
+def test_a_store_in_postgresql_is_looked_into(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from manyeyes.service.store.store import Store
+
+    monkeypatch.setenv("MANYEYES_STORE_URL", postgres_url)
+    found = ask()["service", "store"]
+    assert (found["state"], "revision" in found["told"]) == (
+        "note",
+        True,
+    )  # No tables yet; a start makes them.
+    monkeypatch.setenv("MANYEYES_STORE_UPGRADE", "0")
+    assert ask(code=1)["service", "store"]["state"] == "broken"
+    Store.open(postgres_url, upgrade=True).close()
+    found = ask()["service", "store"]
+    assert (found["state"], found["facts"]["database"]) == ("ok", "postgresql")
+    monkeypatch.setenv("MANYEYES_STORE_URL", postgres_url.replace("@", "x@") + "_that_is_not_there")
+    assert ask(code=1)["service", "store"]["state"] == "broken"
