@@ -32,6 +32,8 @@ def run(
         [
             *(str(Path(sys.executable).with_name("schemathesis")), *arguments),
             *("run", f"{url}/openapi.json", "--checks", "all", "--seed", "1", "--no-color"),
+            # The first call that needs a model waits until it is loaded. One worker: with two, hypothesis parses at once.
+            *("--workers", "1", "--request-timeout", "120"),
             *("--continue-on-failure", "--generation-database", "none", "--phases", phases),
             *("--max-examples", str(max_examples), *brought),
         ],
