@@ -37,6 +37,7 @@ from manyeyes.service.middleware.observe import Observe
 from manyeyes.service.middleware.openai import OpenAIErrors
 from manyeyes.service.middleware.proxies import Forwarded
 from manyeyes.service.operations import logs
+from manyeyes.service.operations.allocator import keep_freed_memory
 from manyeyes.service.operations.canary import Canaries
 from manyeyes.service.operations.checks import drain_check, stages_check, store_check
 from manyeyes.service.operations.metrics import Metrics
@@ -199,6 +200,7 @@ def serve(settings: ServiceSettings, *, warm: Sequence[str] = ()) -> None:
     """
     listener = listen(settings)
     logs.configure(settings)
+    keep_freed_memory()
     app = create_app(settings)
     _, broken = app.state.service.recipes.survey()
     for name, error in broken.items():

@@ -33,12 +33,13 @@ class DrainingServer(uvicorn.Server):
             return
         self._draining = True
         log.info("%s: finishing what was taken, taking nothing new", signal.Signals(sig).name)
-        threading.Thread(target=self._stop, args=(sig,), name="manyeyes-drain", daemon=True).start()
+        threading.Thread(target=self._stop, name="manyeyes-drain", daemon=True).start()
 
-    def _stop(self, sig: int) -> None:
+    def _stop(self) -> None:
         try:
             if not self._drain():
                 log.warning("stopping with calls that are not done")
         finally:
-            if not self.should_exit:
-                super().handle_exit(sig, None)
+            # Not uvicorn's handle_exit, which raises the signal again at the end: the exit code would tell of a death,
+            # and this was a stop in good order.
+            self.should_exit = True
