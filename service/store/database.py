@@ -203,7 +203,13 @@ class Database:
             )
         if isinstance(error, IntegrityError) or not isinstance(error, _GONE):
             return error  # A bug of ours: what callers can cause is looked up before.
-        log.warning("the database does not answer: %s", _cause(error) or error)
+        # Where a transaction broke, leaving it fails, too: what came first is what the operator wants to know.
+        first: BaseException = error
+        before: BaseException | None = error
+        while before is not None:
+            first = before if isinstance(before, SQLAlchemyError) else first
+            before = before.__context__
+        log.warning("the database does not answer: %s", _cause(first) or first)
         return _unavailable()
 
 
