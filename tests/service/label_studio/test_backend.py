@@ -168,6 +168,28 @@ def test_a_fitted_label_model_is_named(ask: Callable[..., Any], recipes_dir: Pat
     assert answer["versions"]["label_model"] == label_model
 
 
+def test_a_recipe_of_the_store_is_a_backend_and_so_is_each_version(
+    ask: Callable[..., Any], tmp_path: Path
+) -> None:
+    post = ask(store_url=f"sqlite:///{tmp_path}/store.db")
+    recipe = {
+        "name": "kept",
+        "classes": ["red", "green", "blue"],
+        "lfs": [{"name": "says", "kind": "keyword", "any": ["crimson"], "vote": "red"}],
+    }
+    first = post("/v1/recipes", {"recipe": recipe, "activate": True}).json()["version"]
+    assert chosen(predict(post, TEXTS, {"text": "crimson"}, at="/label-studio/kept")) == [["red"]]
+    recipe["lfs"][0]["vote"] = "blue"  # type: ignore[index]
+    second = post("/v1/recipes", {"recipe": recipe, "activate": True}).json()["version"]
+    versions = {
+        version: post(f"/label-studio/kept@{version}/setup", {"schema": TEXTS}).json()["model_version"]
+        for version in (first, second)
+    }
+    assert all(version in told for version, told in versions.items())
+    pinned = predict(post, TEXTS, {"text": "crimson"}, at=f"/label-studio/kept@{first}")
+    assert chosen(pinned) == [["red"]]
+
+
 @pytest.mark.parametrize(
     ("config", "told"),
     [
