@@ -264,6 +264,9 @@ def test_a_page_of_another_site_reaches_nothing_where_no_key_is_asked_for(header
     for more in ({}, bearer("anything")):
         refused = run(app_of(ServiceSettings()), lambda c, m=more: c.post("/who", headers=headers | m))
         assert (refused.status_code, refused.json()["code"]) == (403, "not_permitted")
+    # Where something in front checks who calls, it also says by which name.
+    behind = app_of(ServiceSettings(allow_unauthenticated=True))
+    assert run(behind, lambda c: c.post("/who", headers=headers)).status_code == 200
     # With a key, a page would have to know it.
     known = run(
         app_of(ServiceSettings(api_keys=KEY)), lambda c: c.post("/who", headers=headers | bearer(KEY))
