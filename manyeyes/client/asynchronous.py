@@ -171,7 +171,10 @@ class AsyncClient(Base):
         await self.close()
 
     async def _is_well(self, path: str) -> bool:
-        outcome = await self._once(routes.probe(path), "", min(10.0, self.patience.timeout_s))
+        try:
+            outcome = await self._once(routes.probe(path), "", min(10.0, self.patience.timeout_s))
+        except ServiceFailed:
+            return False
         return isinstance(outcome, Answer) and outcome.status == 200
 
     async def _label(

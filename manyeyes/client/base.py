@@ -11,9 +11,11 @@ from typing import Any, Final, Self, TypedDict
 
 import httpx
 
+from manyeyes import __version__
 from manyeyes.client.calls import Answer, Call
 from manyeyes.client.images import MAX_IMAGE_BYTES
 from manyeyes.client.patience import Attempts, Patience, Stats, Tally, attempts
+from manyeyes.errors import InvalidRequest
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 _CONNECT_S: Final = 10.0
@@ -58,8 +60,8 @@ class Base:
         self.compress = compress
         self._rng = rng or random.Random()
         self._tally = Tally()
-        self._headers = {"Accept": "application/json", "User-Agent": "manyeyes"} | (
-            {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._headers = {"Accept": "application/json", "User-Agent": f"manyeyes/{__version__}"} | (
+            {"Authorization": f"Bearer {_sound(api_key)}"} if api_key else {}
         )
 
     @property
@@ -117,6 +119,17 @@ class Base:
             rng=self._rng,
             tally=self._tally,
         )
+
+
+def _sound(key: str) -> str:
+    """Return a key as it travels; one that was read from a file often ends with a line break."""
+    stripped = key.strip()
+    if not stripped.isascii() or not stripped.isprintable():
+        # Without showing it: messages end up in logs.
+        raise InvalidRequest(
+            "api_key holds characters that no key has; look for what was pasted along with it"
+        )
+    return stripped
 
 
 def request_of(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -143,6 +144,8 @@ class Flow(Generic[H]):
         self._exhausted = False
         size = getattr(items, "__len__", None)
         self._bar = Bar(size() if size is not None else None) if progress else None
+        if self._bar is not None:
+            weakref.finalize(self, self._bar.close)
 
     def _has_room(self) -> bool:
         return not self._exhausted and len(self._window) < self.pace.n_calls

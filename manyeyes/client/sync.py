@@ -213,7 +213,10 @@ class Client(Base):
         self.close()
 
     def _is_well(self, path: str) -> bool:
-        outcome = self._once(routes.probe(path), "", min(10.0, self.patience.timeout_s))
+        try:
+            outcome = self._once(routes.probe(path), "", min(10.0, self.patience.timeout_s))
+        except ServiceFailed:
+            return False
         return isinstance(outcome, Answer) and outcome.status == 200
 
     def _label(

@@ -342,6 +342,19 @@ def test_the_key_travels_in_the_header_and_nowhere_else() -> None:
         assert keyed.recipes() == []
 
 
+def test_a_key_from_a_file_may_end_with_a_line_break_and_is_never_shown() -> None:
+    def handle(request: httpx.Request) -> httpx.Response:
+        assert request.headers["authorization"] == "Bearer the-key"
+        return httpx.Response(200, json={"recipes": [], "broken": []})
+
+    with Client(api_key="the-key\n", transport=httpx.MockTransport(handle)) as keyed:
+        assert keyed.recipes() == []
+    for wrong in ("the-key\r\nHost: x", "the-kéy"):
+        with pytest.raises(InvalidRequest) as caught:
+            Client(api_key=wrong)
+        assert "the-k" not in str(caught.value)
+
+
 def test_the_async_client_does_the_same(no_waiting: list[float]) -> None:
     answers: list[Any] = [httpx.Response(503, headers={"retry-after": "1"}), httpx.ConnectError("refused")]
 

@@ -269,6 +269,8 @@ def test_a_broken_encoding_is_named_so() -> None:
         for ask in _both(url):
             with pytest.raises(ServiceFailed, match="encoding"):
                 ask()
+        with Client(url) as client:
+            assert client.healthy() is False
 
 
 def test_garbage_instead_of_http_is_tried_again(flaky: Any) -> None:
