@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import io
 import re
 import threading
@@ -273,6 +274,26 @@ def test_a_service_with_loaded_models_hears_its_canaries(recipes_dir: Path, serv
         ):
             assert re.search(rf"^manyeyes_{name}\{{.*\}} [1-9]", page, flags=re.M), name
         assert re.search(r"^manyeyes_decode_seconds_count [1-9]", page, flags=re.M)
+
+
+def test_a_killed_thread_shows_until_another_has_its_place() -> None:
+    app = create_app(ServiceSettings(decode_threads=1))
+    service = app.state.service
+    service.readiness.keep_s = 0
+    service.engine.watch.close()  # Nobody mends: how long it takes is not what is tested here.
+    time.sleep(1.1)
+    (thread,) = [one for one in service.engine.decoding._threads if one.is_alive()]
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
+    )
+    thread.join(timeout=10)
+    (answer,) = ask(app)
+    assert answer.status_code == 503
+    assert answer.json()["checks"]["pipeline"] == "decode: a thread died and is being replaced"
+    service.engine.decoding.mend()
+    assert ask(app)[0].status_code == 200
+    assert 'manyeyes_stage_restarts_total{stage="decode"} 1.0' in service.metrics.page()[0].decode()
+    service.engine.close()
 
 
 def test_a_service_that_drains_is_not_ready_and_lives() -> None:
