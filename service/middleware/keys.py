@@ -61,8 +61,6 @@ class KeyCheck:
         try:
             caller = await self._caller(scope)
             state["caller"] = caller
-            if caller is not LOCAL:
-                state.setdefault("facts", {})["key"] = caller.key_id
             taken = self._count(caller)
         except (ManyeyesError, Refusal) as refused:
             await problem_of(refused, request_id=request_id_in(scope))(scope, receive, send)

@@ -145,7 +145,7 @@ def test_each_request_has_an_id_and_one_log_line_without_contents(caplog: pytest
     assert named.headers["x-request-id"] == "mine-1"
     assert len(forged.headers["x-request-id"]) == 32
     line = caplog.records[0].facts  # type: ignore[attr-defined]
-    assert line.keys() == {"request_id", "method", "path", "status", "ms", "key"}
+    assert line.keys() == {"request_id", "method", "path", "status", "ms"}
     assert (line["request_id"], line["path"], line["status"]) == ("mine-1", "/count", 200)
     assert "private" not in caplog.text
     assert KEY not in caplog.text

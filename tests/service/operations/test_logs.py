@@ -265,6 +265,9 @@ def test_a_service_that_is_fed_secrets_writes_none(log_format: str) -> None:
     assert [answer.status_code for answer in answers[:4]] == [500, 200, 401, 401]
     written = stream.getvalue()
     assert written.count("RuntimeError") >= 1
+    if log_format == "json":
+        told = [(line["status"], line["key_id"] is not None) for line in lines(stream) if "status" in line]
+        assert told[:4] == [(500, True), (200, True), (401, False), (401, False)]
     for secret in (KEY, OURS, PASSWORD, "wrong-key-that-nobody-has"):
         assert secret not in written
 
