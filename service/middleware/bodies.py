@@ -33,8 +33,13 @@ class BodyLimit:
             return
         limit = int(self.settings.max_body_bytes)
         announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and len(announced) < 20 and int(announced) > limit:
-            refused = _too_large(int(announced), limit)
+        n_announced = int(announced) if announced.isdecimal() and len(announced) < 20 else 0
+        refused: RequestTooLarge | Refusal | None = None
+        if n_announced > limit:
+            refused = _too_large(n_announced, limit)
+        elif self.held_bytes and self.held_bytes + n_announced > self.settings.max_held_bytes:
+            refused = self._full()
+        if refused is not None:
             await problem_of(refused, request_id=request_id_in(scope))(scope, receive, send)
             return
         mine = 0
@@ -48,12 +53,7 @@ class BodyLimit:
             if n_bytes > 0 and mine > limit:
                 raise _too_large(mine, limit)
             if n_bytes > 0 and self.held_bytes > self.settings.max_held_bytes:
-                raise Refusal(
-                    Overloaded(
-                        f"the service holds as many bytes of requests as it may ({self.settings.max_held_bytes:,});"
-                        " send this again in a moment"
-                    )
-                )
+                raise self._full()
 
         # What is fetched for a call counts like what came with it.
         scope.setdefault("state", {})["hold"] = hold
@@ -77,6 +77,14 @@ class BodyLimit:
             await self.app(scope, receive_counted, send)
         finally:
             self.held_bytes -= mine
+
+    def _full(self) -> Refusal:
+        return Refusal(
+            Overloaded(
+                f"the service holds as many bytes of requests as it may ({self.settings.max_held_bytes:,});"
+                " send this again in a moment"
+            )
+        )
 
 
 def _too_large(n_bytes: int, limit: int) -> RequestTooLarge:
