@@ -296,6 +296,36 @@ def test_a_killed_thread_shows_until_another_has_its_place() -> None:
     service.engine.close()
 
 
+def test_a_model_that_hangs_shows_and_its_canary_is_in_nobodys_way(recipes_dir: Path) -> None:
+    app = create_app(ServiceSettings(recipes_dir=recipes_dir))
+    engine = app.state.service.engine
+    call = {"recipe": "paint", "items": [{"text": "a crimson wall"}]}
+
+    async def label() -> int:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://localhost"
+        ) as client:
+            return (await client.post("/v1/label", json=call)).status_code
+
+    assert anyio.run(label) == 200
+    canaries = Canaries(engine.lines.all, engine.sing, every_s=10, timeout_s=0.3)
+    anyio.run(canaries.round)
+    assert canaries.check() is None
+    (line, *_) = engine.lines.all()
+    works, release = line.do, threading.Event()
+    line.do = lambda entries: (release.wait(10), works(entries))
+    anyio.run(canaries.round)
+    assert canaries.check() == f"{line.name}: no canary was through after 0.3 s"
+    release.set()
+    deadline = time.monotonic() + 10
+    while line.state().busy or line.state().queued:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    anyio.run(canaries.round)
+    assert canaries.check() is None
+    engine.close()
+
+
 def test_a_service_that_drains_is_not_ready_and_lives() -> None:
     app = create_app(ServiceSettings())
     app.state.service.engine.drain(0.1)
