@@ -266,7 +266,15 @@ def _start(module: str, arguments: Sequence[str], channel: int, memory: int) -> 
     }
     environment |= {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     return subprocess.Popen(
-        [sys.executable, "-I", "-c", place + _PROGRAM, json.dumps(sys.path), module, *arguments],
+        [
+            sys.executable,
+            "-I",
+            "-c",
+            place + _PROGRAM,
+            json.dumps([os.path.abspath(path) for path in sys.path]),
+            module,
+            *arguments,
+        ],
         env=environment,
         cwd="/",
         stdin=subprocess.DEVNULL,

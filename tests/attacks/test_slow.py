@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import httpx
+import pytest
 
 from tests.attacks.conftest import Victim, picture
 
@@ -98,6 +99,7 @@ def test_more_connections_than_there_may_be(victim: Victim) -> None:
         assert sum(still_open(one) for one in first) < 150
 
 
+@pytest.mark.slow
 def test_bodies_that_trickle_in(victim: Victim) -> None:
     # Time passes, but not the service's: three seconds of waiting, and a few until those still sending have seen why.
     with victim.costs_little(max_s=15), connections(victim, 100) as slow:

@@ -7,6 +7,8 @@ import io
 import os
 import signal
 import struct
+import subprocess
+import sys
 import time
 import warnings
 import zlib
@@ -257,3 +259,30 @@ def test_a_photograph_has_few_scans() -> None:
     last = data.rindex(b"\xff\xda")
     with pytest.raises(ImageTooLarge, match="scans; at most 100"):
         decode(data[:-2] + data[last:-2] * 100 + b"\xff\xd9", Limits())
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_no_process_outlives_a_service_that_was_killed(busy: bool) -> None:
+    program = (
+        "import sys, threading\n"
+        "from tests.service.decoding.test_decoders import FILES, LIMITS, make\n"
+        "decoders = make('tests.service.decoding.hostile', timeout_s=0.6)\n"
+        "decoders(FILES['gif'], LIMITS)\n"
+        "print(*decoders.process_ids, flush=True)\n"
+        f"decoders(b'loop', LIMITS) if {busy} else sys.stdin.read()\n"
+    )
+    service = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[3],
+    )
+    with service:
+        assert service.stdout is not None
+        child = int(service.stdout.readline())
+        service.kill()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists():
+        assert time.monotonic() < deadline, "it still runs"
+        time.sleep(0.05)
