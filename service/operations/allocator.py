@@ -18,9 +18,9 @@ def keep_freed_memory() -> bool:
     """Tell the allocator of this process to keep up to 256 MiB that were freed; return whether it took that.
 
     By itself glibc gives every large block back at once, and the system hands it out again page by page, zeroed: for
-    the starter CLIP 4,700 page faults an image, a fifth of the time. Blocks above 32 MiB, such as large photographs, are
-    still given back at once. A process of the service's own may do that; a library must not, so nobody else calls it.
-    Other allocators than glibc's are left as they are.
+    the starter CLIP 4,700 page faults an image, a fifth of the time. Blocks above 32 MiB, such as large photographs,
+    are still given back at once. A process of the service's own may do that; a library must not, so nobody else calls
+    it. Other allocators than glibc's are left as they are.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
