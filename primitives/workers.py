@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +23,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _MOST_THREADS = 16
+_LOOK_S = 1.0
+_MOST_SHARED = 32
+"""Models kept in a process: callers of a service may ask for many variations of one, each loaded by itself."""
 
 
 class ModelWorkers(Generic[M]):
@@ -48,8 +52,9 @@ class ModelWorkers(Generic[M]):
         self._model: M | None = None
         self._copies: list[M] = []
         self._answers: dict[str, Any] = {}
-        n_threads = min(len(os.sched_getaffinity(0)), n_threads)
-        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="manyeyes-model", initializer=one_core)
+        self._n_threads = min(len(os.sched_getaffinity(0)), n_threads)
+        self._threads: list[threading.Thread] = []
+        self._pool = self._new_pool()
 
     def run(self, work: Callable[[M, T], R], packs: Sequence[T]) -> list[R]:
         """Return ``work(model, pack)`` for each pack, in order; the first error that one raises is raised here."""
@@ -59,12 +64,18 @@ class ModelWorkers(Generic[M]):
             with self._budget:
                 return work(model, pack)
 
-        return list(self._pool.map(one, packs))
+        pool, threads = self._living(), self._threads
+        futures = [pool.submit(one, pack) for pack in packs]
+        try:
+            return [_result(future, threads) for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
 
     def ask(self, question: Callable[[M], R]) -> R:
         """Return what a question about the model is answered with; at once, unless only its own thread may touch it."""
         if self._per_thread:
-            return self._pool.submit(lambda: question(self._get())).result()
+            return self._living().submit(lambda: question(self._get())).result()
         return question(self._get())
 
     def recall(self, name: str, question: Callable[[M], R]) -> R:
@@ -78,6 +89,23 @@ class ModelWorkers(Generic[M]):
     def is_loaded(self) -> bool:
         """Whether the model is in memory."""
         return self._model is not None or bool(self._copies)
+
+    def _new_pool(self) -> ThreadPoolExecutor:
+        threads = self._threads = []
+
+        def begin() -> None:
+            threads.append(threading.current_thread())
+            one_core()
+
+        return ThreadPoolExecutor(self._n_threads, thread_name_prefix="manyeyes-model", initializer=begin)
+
+    def _living(self) -> ThreadPoolExecutor:
+        """Return the threads; new ones where one has died, which an executor would wait for without end."""
+        with self._lock:
+            if not all(thread.is_alive() for thread in list(self._threads)):
+                self._pool.shutdown(wait=False)
+                self._pool = self._new_pool()
+            return self._pool
 
     def _get(self) -> M:
         if self._per_thread:
@@ -93,6 +121,18 @@ class ModelWorkers(Generic[M]):
             return self._model
 
 
+def _result(future: Future[R], threads: Sequence[threading.Thread]) -> R:
+    """Wait for a result. Raises SystemError if a thread died meanwhile: it may have been the one that had it."""
+    while True:
+        try:
+            return future.result(timeout=_LOOK_S)
+        except TimeoutError:
+            if future.done():
+                return future.result()
+            if not all(thread.is_alive() for thread in list(threads)):
+                raise SystemError("a thread of the model died") from None
+
+
 def one_core() -> None:
     """Keep torch from splitting one product over several threads: for all of the process, as far as MKL goes."""
     import torch
@@ -100,7 +140,7 @@ def one_core() -> None:
     torch.set_num_threads(1)
 
 
-_shared: dict[Hashable, ModelWorkers[Any]] = {}
+_shared: OrderedDict[Hashable, ModelWorkers[Any]] = OrderedDict()
 _inherited: list[dict[Hashable, ModelWorkers[Any]]] = []
 _shared_lock = threading.Lock()
 
@@ -115,13 +155,17 @@ def shared_workers(
 ) -> ModelWorkers[M]:
     """Return this process's workers for a model; `load` is used by the first who asks.
 
-    Ask each time: threads do not survive a fork, and the child gets workers of its own here.
+    Ask each time: threads do not survive a fork, and the child gets workers of its own here; and where there are many,
+    the one that was asked for least recently is forgotten, and its memory is free once nobody uses it.
     """
     with _shared_lock:
         if key not in _shared:
             _shared[key] = ModelWorkers(
                 load, per_thread=per_thread, n_threads=n_threads or _MOST_THREADS, on_cores=on_cores
             )
+        _shared.move_to_end(key)
+        if len(_shared) > _MOST_SHARED:
+            _shared.popitem(last=False)
         return _shared[key]
 
 
@@ -130,7 +174,7 @@ def _after_fork_in_child() -> None:
     _shared_lock = threading.Lock()
     # Never destroyed: some engines wait for their own threads then, which are not in this process.
     _inherited.append(_shared)
-    _shared = {}
+    _shared = OrderedDict()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections.abc import Callable
@@ -198,3 +199,14 @@ def test_blas_stays_at_one_thread_until_the_last_one_leaves() -> None:
         first.__exit__(None, None, None)
         assert threads() == {1}
     assert threads() == before
+
+
+def test_a_model_whose_threads_were_killed_gets_new_ones() -> None:
+    workers = ModelWorkers(lambda: "model", n_threads=1)
+    dead = workers.run(lambda _model, _pack: threading.current_thread(), [1])[0]
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(dead.ident or 0), ctypes.py_object(SystemExit))
+    # It is asleep in C, and dies of the exception when it wakes up for the next pack, which is lost with it.
+    with pytest.raises(SystemError, match="died"):
+        workers.run(lambda _model, pack: pack, [1])
+    assert not dead.is_alive()
+    assert workers.run(lambda model, pack: (model, pack), [1, 2]) == [("model", 1), ("model", 2)]
