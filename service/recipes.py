@@ -153,7 +153,7 @@ class RecipeStore:
             return known[1]
         except RecipeNotFound:
             self._found.pop((name, version), None)
-            if version:
+            if version or _has_versions(store, name):  # the store says more of one that is out of use
                 raise
             raise self._not_found(name) from None
         served = ServedRecipe(
@@ -247,6 +247,13 @@ class RecipeStore:
             return folder, (folder / "label_model.json").stat().st_mtime_ns
         except (FileNotFoundError, NotADirectoryError):
             return None, 0
+
+
+def _has_versions(store: Store, name: str) -> bool:
+    try:
+        return bool(store.recipes.versions(name, limit=1).items)
+    except RecipeNotFound:
+        return False
 
 
 def resolve(asked: str | Mapping[str, Any], *, store: RecipeStore, settings: ServiceSettings) -> ServedRecipe:

@@ -173,7 +173,8 @@ def test_a_recipe_that_is_taken_out_of_use_can_come_back(http: TestClient, paint
     gone = http.delete("/v1/recipes/paint")
     assert (gone.status_code, gone.content) == (204, b"")
     assert http.get("/v1/recipes/paint").status_code == 404
-    assert http.post("/v1/label", json=call).status_code == 404
+    unused = http.post("/v1/label", json=call)
+    assert (unused.status_code, "archived" in unused.json()["detail"]) == (404, True)
     assert http.get("/v1/recipes").json()["recipes"][-1]["name"] == "operators"
     assert http.post("/v1/label", json=call | {"recipe": f"paint@{first}"}).status_code == 200
     assert http.post("/v1/recipes", json={"recipe": paint}).status_code in (200, 201)
