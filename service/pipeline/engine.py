@@ -7,22 +7,18 @@ the models (:mod:`lines`), where they meet those of other calls. Then its labeli
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from starlette.requests import ClientDisconnect
-
-from manyeyes.errors import DeadlineExceeded, ItemError
+from manyeyes.errors import ItemError
 from manyeyes.fitting import Collected
 from manyeyes.labeler import Labeler, extractor_for
 from manyeyes.primitives.base import FeatureSet, PrimitiveSpec
@@ -32,22 +28,19 @@ from manyeyes.primitives.reading import Decode
 from manyeyes.service.intake.items import Read
 from manyeyes.service.operations.observer import NOBODY, Observer
 from manyeyes.service.operations.spans import span
-from manyeyes.service.pipeline.admission import Admission
 from manyeyes.service.pipeline.decoding import Decoding
-from manyeyes.service.pipeline.gate import Gate
 from manyeyes.service.pipeline.keeping import LateCache
 from manyeyes.service.pipeline.lines import Lines
 from manyeyes.service.pipeline.stage import StageState, Watch
 from manyeyes.service.pipeline.tallies import tally
-from manyeyes.service.pipeline.tickets import TICKET, CallOver, Ticket, Uncached, ticket_here
+from manyeyes.service.pipeline.tickets import Uncached, ticket_here
+from manyeyes.service.pipeline.turns import Turns
 from manyeyes.service.recipes import ServedRecipe
 from manyeyes.service.settings import ServiceSettings
 from manyeyes.types import Item, Label, Versions
 
 R = TypeVar("R")
 
-_ASK_S: Final = 1.0
-"""How often a call that is worked on or waits is asked whether its caller is still there."""
 _STEP: Final = 16
 """Inputs of one call that go to a model together; those of other calls join them in the line."""
 _RECENT_S: Final = 60.0
@@ -98,22 +91,17 @@ class Engine:
         self.decoding = Decoding(settings.decode_threads, observer=observer)
         self.watch.stages.append(self.decoding)  # type: ignore[arg-type]
         self.lines = Lines(max_batch=settings.max_batch, watch=self.watch, observer=observer)
-        self.gate = Gate(settings.max_active_items)
-        self.admission = Admission(
-            settings,
-            self._predict,
-            max_held_bytes=int(settings.max_held_bytes),
-            observer=observer,
-        )
+        self.turns = Turns(settings, partial(_predict, self.lines, self.decoding), observer=observer)
+        self.gate, self.admission = self.turns.gate, self.turns.admission
         self._decode = decode
         self._cache: list[LateCache] = []  # one, opened when it is first needed
         self._ready: OrderedDict[tuple[str, str, int], _Ready] = OrderedDict()
         self._extractors: OrderedDict[str, Extractor] = OrderedDict()
         self._lock = threading.Lock()
         self._opening = threading.Lock()
-        self._quick = ThreadPoolExecutor(settings.workers, thread_name_prefix="manyeyes-cached")
-        parts = (self.watch, self.decoding, self.lines, self.gate)
-        self._finalizer = weakref.finalize(self, _close, parts, self._quick, self._cache)
+        # None of these holds the engine, so that one that is forgotten ends its threads.
+        parts = (self.watch, self.decoding, self.lines, self.turns)
+        self._finalizer = weakref.finalize(self, _close, parts, self._cache)
 
     @property
     def n_waiting(self) -> int:
@@ -141,7 +129,7 @@ class Engine:
         ClientDisconnect if the caller is gone.
         """
         ready = self._ready_for(served)
-        return await self._in_turn(rows, is_gone, lambda: self._label(rows, served, ready))
+        return await self.turns.take(*_size(rows), is_gone, lambda: self._label(rows, served, ready))
 
     async def collect(
         self,
@@ -155,7 +143,7 @@ class Engine:
         Raises as ``label`` does.
         """
         ready = self._ready_for(served)
-        return await self._in_turn(rows, is_gone, lambda: self._collect(rows, served, ready))
+        return await self.turns.take(*_size(rows), is_gone, lambda: self._collect(rows, served, ready))
 
     async def see(
         self,
@@ -170,7 +158,7 @@ class Engine:
         specs: name → the primitives that give the features. needs: the features, such as "clip" and "clip.text".
         Raises as ``label`` does.
         """
-        return await self._in_turn(rows, is_gone, lambda: self._see(rows, specs, needs))
+        return await self.turns.take(*_size(rows), is_gone, lambda: self._see(rows, specs, needs))
 
     def warm(self, served: ServedRecipe) -> None:
         """Load every model that a recipe needs, by labeling one small item; for the time before the first call."""
@@ -213,58 +201,6 @@ class Engine:
     def close(self) -> None:
         """End every thread, and write what is not written yet. What still waits fails."""
         self._finalizer()
-
-    async def _in_turn(
-        self,
-        rows: Sequence[tuple[str, Read]],
-        is_gone: Callable[[], Awaitable[bool]],
-        work: Callable[[], R],
-    ) -> R:
-        ticket = self.admission.enter(len(rows), sum(_size(read) for _, read in rows))
-        try:
-            ticket.cached_only = True
-            try:
-                return await self._wait(self._quick.submit(_for(ticket, work)), ticket, is_gone)
-            except Uncached:
-                ticket.cached_only = False
-            return await self._wait(self.gate.submit(ticket, _for(ticket, work)), ticket, is_gone)
-        finally:
-            if ticket.why is not None:
-                self.observer.lost(len(rows), ticket.why)
-            ticket.cancel()
-            self.admission.leave(ticket)
-
-    async def _wait(self, future: Future[R], ticket: Ticket, is_gone: Callable[[], Awaitable[bool]]) -> R:
-        """Wait for a thread, as long as the caller does and the deadline allows."""
-        result = asyncio.wrap_future(future)
-        try:
-            while True:
-                left = ticket.deadline - time.monotonic()
-                done, _ = await asyncio.wait({result}, timeout=max(0.0, min(_ASK_S, left)))
-                if done:
-                    return result.result()
-                if ticket.over == "expired":
-                    raise CallOver("expired")
-                if await is_gone():
-                    ticket.cancel("gone")
-                    raise ClientDisconnect
-        except CallOver as over:
-            if over.why != "expired":
-                raise ClientDisconnect from over
-            raise DeadlineExceeded(
-                f"the call was not done within {self.settings.deadline_s:g} s; send fewer items at once"
-            ) from over
-        finally:
-            result.cancel()
-
-    def _predict(self, n_items: int) -> float:
-        """Return the seconds until so many items are done: of the slowest of the stages that worked lately."""
-        since = time.monotonic() - _RECENT_S
-        lines = [line for line in self.lines.all() if line.fit.last > since]
-        times = [line.fit.predict(n_items, most=line.most) for line in lines]
-        if self.decoding.fit.last > since:
-            times.append(self.decoding.fit.predict(n_items, most=1))
-        return max(times, default=0.0)
 
     def _kept(self) -> LateCache:
         with self._opening:
@@ -349,29 +285,26 @@ class Engine:
             return found
 
 
-def _for(ticket: Ticket, work: Callable[[], R]) -> Callable[[], R]:
-    """Return work to do for a call on another thread, in this context."""
-    context = copy_context()
-
-    def run() -> R:
-        TICKET.set(ticket)
-        if (why := ticket.over) is not None:
-            raise CallOver(why)
-        return work()
-
-    return partial(context.run, run)
+def _predict(lines: Lines, decoding: Decoding, n_items: int) -> float:
+    """Return the seconds until so many items are done: of the slowest of the stages that worked lately."""
+    since = time.monotonic() - _RECENT_S
+    times = [line.fit.predict(n_items, most=line.most) for line in lines.all() if line.fit.last > since]
+    if decoding.fit.last > since:
+        times.append(decoding.fit.predict(n_items, most=1))
+    return max(times, default=0.0)
 
 
-def _size(read: Read) -> int:
-    if not isinstance(read, Item):
-        return 0
-    return (len(read.image) if isinstance(read.image, bytes) else 0) + len(read.text or "")
+def _size(rows: Sequence[tuple[str, Read]]) -> tuple[int, int]:
+    """Return the items and the bytes of a call."""
+    items = [read for _, read in rows if isinstance(read, Item)]
+    return len(rows), sum(
+        (len(item.image) if isinstance(item.image, bytes) else 0) + len(item.text or "") for item in items
+    )
 
 
-def _close(parts: Sequence[Any], quick: ThreadPoolExecutor, caches: Sequence[LateCache]) -> None:
+def _close(parts: Sequence[Any], caches: Sequence[LateCache]) -> None:
     for part in parts:
         part.close()
-    quick.shutdown(wait=False, cancel_futures=True)
     for cache in caches:
         cache.stop()
 

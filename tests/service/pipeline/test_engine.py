@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import threading
 import time
@@ -322,5 +323,6 @@ def test_engines_that_are_forgotten_leave_no_thread(served: Any, stays: Any, wai
     engine = Engine(ServiceSettings())
     asyncio.run(engine.label(texts("red"), served(), is_gone=stays))
     assert ours() - before
-    engine.close()
+    del engine
+    gc.collect()
     wait_until(lambda: not ours() - before)
