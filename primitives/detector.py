@@ -80,7 +80,8 @@ class Detector:
         spec = self.spec
         # ONNX Runtime has threads of its own.
         n_threads = 1 if spec.model.endswith(".onnx") else _MOST_COPIES
-        key = ("detector", spec.model_dump_json())
+        # What is said with each look is no reason to load the model once more.
+        key = ("detector", spec.model_dump_json(exclude={"confidence", "iou", "tile"}))
         return shared_workers(key, lambda: load_detector(spec), per_thread=True, n_threads=n_threads)
 
     @property

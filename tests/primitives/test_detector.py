@@ -103,6 +103,21 @@ def test_boxes_are_those_of_ultralytics(
 
 
 @pytest.mark.slow
+def test_one_model_looks_with_any_confidence_and_overlap(yolo: Path, zidane: DecodedImage) -> None:
+    from ultralytics import YOLO
+
+    asked = [(0.25, 0.5), (0.6, 0.5), (0.25, 0.9), (0.05, 0.3), (0.25, 0.5)]
+    made = [detector(model=str(yolo), confidence=confidence, iou=iou) for confidence, iou in asked]
+    assert len({id(one._workers) for one in made}) == 1
+    assert len({one.version for one in made}) == 4
+    rows = [one.compute([zidane])[0] for one in made]
+    assert rows[0].tobytes() == rows[-1].tobytes()
+    for (confidence, iou), found in zip(asked, rows, strict=True):
+        plain = YOLO(str(yolo)).predict(zidane.pixels, conf=confidence, iou=iou, verbose=False)[0].boxes
+        assert found["score"] == pytest.approx(np.sort(plain.conf.numpy())[::-1], abs=1e-5)
+
+
+@pytest.mark.slow
 def test_rows_are_what_is_documented(yolo: Path, photos: list[DecodedImage]) -> None:
     primitive = detector(model=str(yolo), image_size=320)
     rows = primitive.compute(photos)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -79,6 +81,16 @@ def test_a_model_that_cannot_be_loaded_is_tried_again() -> None:
             workers.run(Model.double, [1])
     missing = False
     assert workers.run(Model.double, [1]) == [2]
+
+
+def test_models_that_were_long_not_asked_for_are_forgotten() -> None:
+    used = shared_workers(("test", "used"), Model)
+    forgotten = weakref.ref(shared_workers(("test", "forgotten"), Model))
+    for n in range(100):
+        shared_workers(("test", "variation", n), Model)
+        assert shared_workers(("test", "used"), Model) is used
+    gc.collect()
+    assert forgotten() is None
 
 
 def test_workers_are_shared_by_key() -> None:
