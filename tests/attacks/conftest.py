@@ -49,7 +49,7 @@ class Victim:
 
     def rss_bytes(self) -> int:
         """Return the memory of the service and of the processes that it started; what they share counts once."""
-        told = [_memory_of(pid) for pid in [self.pid, *_children(self.pid)]]
+        told = [_memory_of(pid) for pid in [self.pid, *children(self.pid)]]
         return sum(own for own, _ in told) + max(shared for _, shared in told)
 
     def post(self, path: str = "/v1/label", **options: Any) -> httpx.Response:
@@ -99,12 +99,17 @@ def picture(colour: str = "red") -> str:
     return base64.b64encode(stream.getvalue()).decode()
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """Return the processes that a process started; not a copy of itself that is about to become one."""
+    found = []
     try:
-        told = Path(f"/proc/{pid}/task").iterdir()
-        return [int(child) for task in told for child in (task / "children").read_text().split()]
-    except OSError:  # a thread that ended in between
-        return []
+        own = Path(f"/proc/{pid}/cmdline").read_bytes()
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            started = (task / "children").read_text().split()
+            found += [int(one) for one in started if Path(f"/proc/{one}/cmdline").read_bytes() != own]
+    except OSError:  # one that ended in between
+        pass
+    return found
 
 
 def _memory_of(pid: int) -> tuple[int, int]:
