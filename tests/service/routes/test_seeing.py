@@ -258,6 +258,15 @@ def test_boxes_are_those_of_the_detector(http: httpx.Client) -> None:
     assert "did you mean 'bus'" in wrong["detail"]
 
 
+@pytest.mark.parametrize(("field", "value"), [("image_size", 333), ("classes", ["bus"])])
+def test_callers_cannot_have_a_detector_loaded_in_endless_variations(
+    http: httpx.Client, field: str, value: Any
+) -> None:
+    primitive = {"kind": "detector", field: value}
+    answer = asked(http, "/v1/detect", 422, primitive=primitive, items=[{"image": b64(png("red"))}])
+    assert f"primitive.{field}" in answer["detail"]
+
+
 @pytest.mark.parametrize("primitive", ["clip", "toy", {"kind": "image"}])
 def test_only_a_detector_detects(http: httpx.Client, primitive: Any) -> None:
     answer = asked(http, "/v1/detect", 422, primitive=primitive, items=[{"image": b64(png("red"))}])
