@@ -29,7 +29,7 @@ def png(
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + more
-        + png_chunk(b"IDAT", zlib.compress(data, 9)) + png_chunk(b"IEND", b"")
+        + png_chunk(b"IDAT", zlib.compress(data, 1 if len(data) > 2**28 else 9)) + png_chunk(b"IEND", b"")
     )  # fmt: skip
 
 
@@ -48,12 +48,12 @@ def png_with_more_data_than_it_says() -> bytes:
 
 
 def png_with_a_text_of_300_megabytes() -> bytes:
-    text = b"a\x00\x00" + zlib.compress(bytes(300 * 2**20), 9)
+    text = b"a\x00\x00" + zlib.compress(bytes(300 * 2**20), 1)
     return png(8, 8, data=bytes(25 * 8), more=png_chunk(b"zTXt", text))
 
 
 def png_with_a_profile_of_300_megabytes() -> bytes:
-    profile = b"a\x00\x00" + zlib.compress(bytes(300 * 2**20), 9)
+    profile = b"a\x00\x00" + zlib.compress(bytes(300 * 2**20), 1)
     return png(8, 8, data=bytes(25 * 8), more=png_chunk(b"iCCP", profile))
 
 
@@ -100,7 +100,7 @@ def tiff_of_100_megapixels() -> bytes:
 
 def tiff_of_deflate() -> bytes:
     """A small image with one strip that inflates to 300 MB."""
-    data = zlib.compress(bytes(300 * 2**20), 9)
+    data = zlib.compress(bytes(300 * 2**20), 1)
     n_tags = 8
     at = 8 + 2 + 12 * n_tags + 4
     return tiff([(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (273, 4, 1, at),

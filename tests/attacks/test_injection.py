@@ -201,10 +201,11 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Victim,
         yield running, mark
 
 
+@pytest.mark.slow
 def test_pickled_label_models_and_weights(poisoned: tuple[Victim, Path]) -> None:
     victim, mark = poisoned
     # To refuse a detector's weights, its library has to be loaded, which is what takes the memory here, and once only.
-    with victim.costs_little(max_s=20, max_bytes=800 * 2**20):
+    with victim.costs_little(max_s=60, max_bytes=800 * 2**20):
         for name in ("pickled", "zipped", "folder", "tagged"):
             answer = victim.post(json={"recipe": name, "items": [{"text": "crimson"}]})
             # Where nothing but a label model of ours is looked for, a file of that name is not even read.
