@@ -33,7 +33,7 @@ def run(
             *(str(Path(sys.executable).with_name("schemathesis")), *arguments),
             *("run", f"{url}/openapi.json", "--checks", "all", "--seed", "1", "--no-color"),
             # The first call that needs a model waits for it. One worker: hypothesis cannot parse on two threads.
-            *("--workers", "1", "--request-timeout", "120"),
+            *("--workers", "1", "--request-timeout", "120", "--max-response-time", "60"),
             *("--continue-on-failure", "--generation-database", "none", "--phases", phases),
             *("--max-examples", str(max_examples), *brought),
         ],
