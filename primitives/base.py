@@ -113,6 +113,18 @@ class DependentPrimitive(Protocol):
         """Return an input of ``compute`` with the rows that the others gave for it, by feature name."""
 
 
+@runtime_checkable
+class SideBySide(Protocol):
+    """What a primitive has besides whose ``compute`` may be called while another call of it is under way.
+
+    A service then gives a core that is free the next input at once, where it would wait for the batch under way else.
+    """
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether that is worth it: small batches cost no more an input than large ones. Asked once it is loaded."""
+
+
 @dataclass(frozen=True)
 class Features:
     """One primitive's features for many items.

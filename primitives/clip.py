@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _PREPROCESSING: Final = {"image": 3, "text": 1}
 _STARTER_DIM: Final = 384
 _TEXT_PACK: Final = 4
+_SMALL_PACK: Final = 4
 _COPYING: Final = 2  # threads that feed a GPU: one copies while the other's pass runs
 # The lengths to which a text is filled up, where filling may be cut off; the longest is the model's own.
 _TEXT_LENGTHS: Final = (16, 32)
@@ -130,6 +131,12 @@ class ClipImages(_Clip):
             n_threads=_COPYING if gpu else None,
             on_cores=not gpu,
         )
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether two batches at once are no worse than one of both; see SideBySide."""
+        pack = self._runners.ask(lambda runner: runner.pack)
+        return pack <= _SMALL_PACK and not RUNTIMES[self._runtime].gpu
 
     def setup(self) -> None:
         super().setup()

@@ -47,6 +47,7 @@ class Detector:
     modality: Modality = "image"
     dtype = DTYPE
     ragged = True
+    side_by_side = True
 
     def __init__(self, name: str, spec: DetectorSpec) -> None:
         self.name = name

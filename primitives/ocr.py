@@ -72,6 +72,7 @@ class Ocr:
     dtype = DTYPE
     ragged = True
     gives_text = True
+    side_by_side = True
 
     def __init__(self, name: str, spec: OcrSpec) -> None:
         self.name = name

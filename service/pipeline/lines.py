@@ -1,5 +1,8 @@
 """Lines: one queue and one thread in front of each model, shared by all calls and all recipes that use it.
 
+Two threads where a model says that two batches at once are no worse than one of both, as those that see one image at a
+time do: a core that is free need not wait then until the batch on the others is done.
+
 What is ready is taken at once, however little it is: while the model works, the next batch gathers by itself. An input
 gives the same bits whatever is in its batch, because models fill their passes up to one size.
 """
@@ -13,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from manyeyes.errors import ManyeyesError
-from manyeyes.primitives.base import DependentPrimitive, Outcome, PreparingPrimitive, Primitive
+from manyeyes.primitives.base import DependentPrimitive, Outcome, PreparingPrimitive, Primitive, SideBySide
 from manyeyes.primitives.computing import Pending, Poison, failed_alone, outcomes_of, run_here
 from manyeyes.primitives.features import Layout
 from manyeyes.service.operations.observer import NOBODY, Observer
@@ -91,7 +94,14 @@ class Line(Stage[Input]):
         self.layout = layout
         self.fit = Fit()
         self.used = time.monotonic()
-        super().__init__(line_name(primitive), most=max_batch, limit=8 * max_batch, observer=observer)
+        together = isinstance(primitive, SideBySide) and primitive.side_by_side
+        super().__init__(
+            line_name(primitive),
+            n_threads=2 if together else 1,
+            most=max_batch,
+            limit=8 * max_batch,
+            observer=observer,
+        )
 
     def submit(self, values: Sequence[Any]) -> Together:
         """Queue inputs for the call in hand."""
@@ -121,7 +131,8 @@ class Line(Stage[Input]):
             return
         finally:
             ended = time.perf_counter()
-            self.fit.add(len(entries), ended - started)
+            # Where several threads serve the line, it gets on by so many batches in that time.
+            self.fit.add(len(entries), (ended - started) / len(self._threads))
             self.observer.inferred(self.name, len(entries), ended - started)
             self.observer.queued(self.name, len(self._queue))
         for together in {id(entry.together): entry.together for entry in entries}.values():

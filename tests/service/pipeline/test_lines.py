@@ -239,3 +239,19 @@ def test_whoever_counts_is_told(controlled: Any, watch: Watch) -> None:
     names = {one[0] for one in listener.told}
     assert names == {"queued", "waited", "inferred", "restarted"}
     assert ("inferred", "controlled 1", 3) in [one[:3] for one in listener.told]
+
+
+def test_a_model_that_says_so_gets_the_next_input_while_a_batch_is_under_way(
+    controlled: Any, watch: Watch, wait_until: Until
+) -> None:
+    controlled.side_by_side = True
+    made = extractor(controlled, Lines(max_batch=8, watch=watch))
+    controlled.hold()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask, made, "red")
+        assert controlled.begun.wait(10)
+        second = pool.submit(ask, made, "blue")
+        wait_until(lambda: controlled.seen == [["red"], ["blue"]])
+        controlled.open.set()
+        assert embeddings(first.result(timeout=10)) == [[1, 0, 0]]
+        assert embeddings(second.result(timeout=10)) == [[0, 0, 1]]
