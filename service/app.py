@@ -29,6 +29,7 @@ from manyeyes.service.errors import handle_errors
 from manyeyes.service.fetching.fetcher import Fetcher
 from manyeyes.service.middleware.bodies import BodyLimit
 from manyeyes.service.middleware.connections import connection_class
+from manyeyes.service.middleware.door import Door
 from manyeyes.service.middleware.encodings import Encodings
 from manyeyes.service.middleware.idempotency import Idempotency
 from manyeyes.service.middleware.keys import KeyCheck
@@ -154,6 +155,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     app.add_middleware(Idempotency, settings=settings, store=store)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(Encodings, settings=settings)
+    app.add_middleware(Door, engine=engine)
     app.add_middleware(KeyCheck, settings=settings, keys=keys, open_paths=open_paths)
     app.add_middleware(OpenAIErrors)
     app.add_middleware(RequestLog)
