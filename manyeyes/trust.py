@@ -80,6 +80,8 @@ def primitive_refusals(primitives: Mapping[str, PrimitiveSpec], allowed_models: 
             for field, value in told.items()
             if isinstance(value, (str, os.PathLike)) and _is_path(os.fspath(value))
         ]
+        if (why := spec.refused_from_outside()) is not None:
+            refused.append(f"primitives.{name}.{why}")
     return refused
 
 

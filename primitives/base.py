@@ -191,6 +191,10 @@ class PrimitiveSpec(BaseModel):
         """The names of the recipe's other primitives that this one reads."""
         return ()
 
+    def refused_from_outside(self) -> str | None:
+        """Return why a recipe that comes over HTTP may not say this, as "field: why"; None where it may."""
+        return None
+
 
 class PrimitiveKind(NamedTuple):
     """What the registry holds of a kind of primitive.

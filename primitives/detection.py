@@ -28,6 +28,10 @@ DTYPE: Final = np.dtype(
 )
 
 
+SIZES_FROM_OUTSIDE: Final = (320, 480, 640, 960, 1280)
+"""The sizes in which callers of a service may have a detector see: each is a copy of it in memory."""
+
+
 class DetectorSpec(PrimitiveSpec):
     """Which detector, and what it reports.
 
@@ -49,6 +53,15 @@ class DetectorSpec(PrimitiveSpec):
     iou: float = Field(default=0.5, gt=0, le=1)
     image_size: int | None = Field(default=None, ge=32, le=4096)
     tile: TilingField | None = None
+
+    def refused_from_outside(self) -> str | None:
+        """Refuse what would have one more copy of the model loaded for every variation that a stranger thinks of."""
+        if self.image_size not in (None, *SIZES_FROM_OUTSIDE):
+            allowed = ", ".join(map(str, SIZES_FROM_OUTSIDE))
+            return f"image_size: {self.image_size} is not one of {allowed}, which callers may ask for"
+        if self.classes and self.model == "starter":
+            return "classes: the starter knows what it finds; leave them out, and say in `when:` which ones matter"
+        return None
 
     @field_validator("classes")
     @classmethod

@@ -17,7 +17,8 @@ from manyeyes import __version__
 from manyeyes.errors import AddressRefused, FetchFailed, ImageTooLarge, SourceNotFound
 from manyeyes.service.fetching.web import Hold
 
-_PATH: Final = re.compile(r"/(?!/)[!-\[\]-~]*")  # printable ASCII without backslashes; one slash at the start
+# Where Label Studio keeps files; printable ASCII without backslashes.
+_PATH: Final = re.compile(r"/(?:data|storage-data|tasks|projects)/[!-\[\]-~]*")
 _DOTS: Final = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _ACCESS_S: Final = 120.0

@@ -25,8 +25,6 @@ Task: TypeAlias = Literal["embed", "detect"]
 
 USUAL: Final[Mapping[str, Task]] = {"clip": "embed", "text": "embed", "detector": "detect", "toy": "embed"}
 """Kinds whose usual model everybody may name, and what it does."""
-SIZES: Final = (320, 480, 640, 960, 1280)
-"""Sides, in pixels, at which callers may have a detector look: it is loaded once for each."""
 _WEIGHTS: Final = (".pt", ".onnx")
 
 
@@ -102,21 +100,7 @@ def spec_of(asked: str | Mapping[str, Any], allowed_models: Sequence[str]) -> Pr
         raise InvalidRequest(f"primitive: {error}") from None
     if refused := primitive_refusals({kind: spec}, allowed_models):
         raise UntrustedRecipe(f"this primitive cannot be run for somebody outside: {'; '.join(refused)}")
-    _check_variation(spec)
     return spec
-
-
-def _check_variation(spec: PrimitiveSpec) -> None:
-    """Raise InvalidRequest if a caller's spec would have a model loaded once more for what a call can say otherwise."""
-    size = getattr(spec, "image_size", None)
-    if size is not None and size not in SIZES:
-        raise InvalidRequest(
-            f"primitive.image_size: {size} is not one of {', '.join(map(str, SIZES))}, which callers may ask for"
-        )
-    if getattr(spec, "classes", ()) and spec.model == default_primitive(spec.kind).model:
-        raise InvalidRequest(
-            "primitive.classes: this detector knows what it finds; write `classes` beside `primitive`, not in it"
-        )
 
 
 def built(spec: PrimitiveSpec) -> Mapping[str, Primitive]:

@@ -263,8 +263,16 @@ def test_callers_cannot_have_a_detector_loaded_in_endless_variations(
     http: httpx.Client, field: str, value: Any
 ) -> None:
     primitive = {"kind": "detector", field: value}
-    answer = asked(http, "/v1/detect", 422, primitive=primitive, items=[{"image": b64(png("red"))}])
-    assert f"primitive.{field}" in answer["detail"]
+    answer = asked(http, "/v1/detect", 403, primitive=primitive, items=[{"image": b64(png("red"))}])
+    assert f"primitives.detector.{field}" in answer["detail"]
+    recipe = {
+        "name": "buses",
+        "classes": ["bus", "other"],
+        "primitives": {"detector": {field: value}},
+        "lfs": [{"name": "sees", "kind": "detect", "when": "count(bus) >= 1", "vote": "bus"}],
+    }
+    answer = asked(http, "/v1/label", 403, recipe=recipe, items=[{"image": b64(png("red"))}])
+    assert f"primitives.detector.{field}" in answer["detail"]
 
 
 @pytest.mark.parametrize("primitive", ["clip", "toy", {"kind": "image"}])
