@@ -100,9 +100,13 @@ def manyeyes(recipes: Path, home: Path, **settings: str) -> Iterator[Server]:
 _labeler: Any = None
 
 
-def _load(recipe: str, label_model: str, home: str) -> None:
+def _load(recipe: str, label_model: str, home: str, keep: bool) -> None:
     global _labeler
     os.environ["MANYEYES_HOME"] = home
+    if keep:
+        from manyeyes.service.operations.allocator import keep_freed_memory
+
+        keep_freed_memory()
     from manyeyes import Labeler, Recipe
 
     _labeler = Labeler(Recipe.load(recipe)).load_label_model(label_model)
@@ -121,16 +125,21 @@ def _label(photos: Sequence[bytes], first: int, n_items: int) -> tuple[float, fl
 
 
 class InProcess:
-    """A Labeler with a fitted label model in a process of its own, which labels photographs that it never saw."""
+    """A Labeler with a fitted label model in a process of its own, which labels photographs that it never saw.
 
-    def __init__(self, recipe: Path, label_model: Path, home: Path, photos: Sequence[bytes]) -> None:
+    keep: whether the process keeps freed memory, as the service does and a library must not.
+    """
+
+    def __init__(
+        self, recipe: Path, label_model: Path, home: Path, photos: Sequence[bytes], *, keep: bool = False
+    ) -> None:
         self._photos = photos
         self._n_seen = 0
         self._pool = ProcessPoolExecutor(
             1,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_load,
-            initargs=(str(recipe), str(label_model), str(home)),
+            initargs=(str(recipe), str(label_model), str(home), keep),
         )
 
     def label(self, n_items: int) -> tuple[float, float]:
