@@ -148,11 +148,11 @@ def test_the_database_gone_and_back_loses_nothing_acknowledged(
                 assert load.label(client, 5, store=False) == 200
                 assert server.answers("/healthz")
         finally:
+            back = time.monotonic()
             if how == "hang":
                 postgres.thaw()
             else:
                 postgres.start()
-        back = time.monotonic()
         load.wait_for(len(load.batches) + 20, len(load.recipes) + 5)
         wait_until(lambda: server.answers("/readyz"), 10)
     meanwhile = Counter(status for at, _, status in load.statuses if gone + 1 < at < back)
