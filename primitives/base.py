@@ -117,12 +117,15 @@ class DependentPrimitive(Protocol):
 class SideBySide(Protocol):
     """What a primitive has besides whose ``compute`` may be called while another call of it is under way.
 
-    A service then gives a core that is free the next input at once, where it would wait for the batch under way else.
+    A service then gives a core that is free the next inputs at once, where it would wait for the batch under way else.
     """
 
     @property
-    def side_by_side(self) -> bool:
-        """Whether that is worth it: small batches cost no more an input than large ones. Asked once it is loaded."""
+    def side_by_side(self) -> int:
+        """How many inputs a core sees in one pass, where more at once make none of them cheaper; else 0.
+
+        Asked once it is loaded.
+        """
 
 
 @dataclass(frozen=True)

@@ -133,10 +133,10 @@ class ClipImages(_Clip):
         )
 
     @property
-    def side_by_side(self) -> bool:
-        """Whether two batches at once are no worse than one of both; see SideBySide."""
+    def side_by_side(self) -> int:
+        """Images of one pass where that is small, and on a core; see SideBySide."""
         pack = self._runners.ask(lambda runner: runner.pack)
-        return pack <= _SMALL_PACK and not RUNTIMES[self._runtime].gpu
+        return pack if pack <= _SMALL_PACK and not RUNTIMES[self._runtime].gpu else 0
 
     def setup(self) -> None:
         super().setup()

@@ -47,7 +47,7 @@ class Detector:
     modality: Modality = "image"
     dtype = DTYPE
     ragged = True
-    side_by_side = True
+    side_by_side = 1
 
     def __init__(self, name: str, spec: DetectorSpec) -> None:
         self.name = name

@@ -72,7 +72,7 @@ class Ocr:
     dtype = DTYPE
     ragged = True
     gives_text = True
-    side_by_side = True
+    side_by_side = 1
 
     def __init__(self, name: str, spec: OcrSpec) -> None:
         self.name = name

@@ -165,7 +165,7 @@ def against_naive(data: Path, work: Path, *, quick: bool) -> list[Bar]:
     sides = Sides(data, work)
     with sides.stack:
         sides.naive()
-        for runtime in ("openvino",) if quick else ("openvino", "torch"):
+        for runtime in ("auto",) if quick else ("auto", "torch"):
             sides.ours(runtime)
         return compared(sides, "naive", goal=3, quick=quick)
 
@@ -180,6 +180,6 @@ def against_infinity(data: Path, work: Path, *, quick: bool) -> list[Bar]:
     sides = Sides(data, work)
     with sides.stack:
         sides.infinity(python)
-        for runtime in ("openvino",) if quick else ("openvino", "torch"):
+        for runtime in ("auto",) if quick else ("auto", "torch"):
             sides.ours(runtime)
         return compared(sides, "infinity", goal=None, quick=quick)

@@ -44,6 +44,10 @@ class Decoding(Stage[Task]):
         self.fit = Fit()
         super().__init__("decode", n_threads=self.n_threads, limit=limit, observer=observer)
 
+    def has_work(self) -> bool:
+        """Whether something is read or decoded now, or waits for it."""
+        return bool(self._queue) or any(self._hands)
+
     def submit(self, work: Callable[[], Any], /) -> Future[Any]:
         """Have something done for the call in hand. Raises CallOver, Uncached."""
         ticket = ticket_here()

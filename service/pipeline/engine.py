@@ -90,7 +90,12 @@ class Engine:
         self.watch = Watch()
         self.decoding = Decoding(settings.decode_threads, observer=observer)
         self.watch.stages.append(self.decoding)  # type: ignore[arg-type]
-        self.lines = Lines(max_batch=settings.max_batch, watch=self.watch, observer=observer)
+        self.lines = Lines(
+            max_batch=settings.max_batch,
+            watch=self.watch,
+            observer=observer,
+            more_comes=self.decoding.has_work,
+        )
         self.turns = Turns(settings, partial(_predict, self.lines, self.decoding), observer=observer)
         self.gate, self.admission = self.turns.gate, self.turns.admission
         self._decode = decode

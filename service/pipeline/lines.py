@@ -1,10 +1,11 @@
 """Lines: one queue and one thread in front of each model, shared by all calls and all recipes that use it.
 
-Two threads where a model says that two batches at once are no worse than one of both, as those that see one image at a
-time do: a core that is free need not wait then until the batch on the others is done.
+One thread a core where a model sees few inputs in one pass, and more at once would make none of them cheaper: each
+takes one pass, so that a core that is free need not wait until a batch on the others is done.
 
 What is ready is taken at once, however little it is: while the model works, the next batch gathers by itself. An input
-gives the same bits whatever is in its batch, because models fill their passes up to one size.
+gives the same bits whatever is in its batch, because models fill their passes up to one size. A pass that is not full
+costs as much as a full one, though, so it waits while images are still being decoded: they need the core more.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Final
 from manyeyes.errors import ManyeyesError
 from manyeyes.primitives.base import DependentPrimitive, Outcome, PreparingPrimitive, Primitive, SideBySide
 from manyeyes.primitives.computing import Pending, Poison, failed_alone, outcomes_of, run_here
+from manyeyes.primitives.cores import CORES
 from manyeyes.primitives.features import Layout
 from manyeyes.service.operations.observer import NOBODY, Observer
 from manyeyes.service.operations.spans import Place, here, record
@@ -27,6 +29,8 @@ from manyeyes.service.pipeline.tickets import TICKET, Ticket, ticket_here
 
 _LIVES: Final = 2
 _MOST_LINES: Final = 64
+_MOST_THREADS: Final = 16
+_PATIENCE_S: Final = 0.05
 _DIGEST: Final = re.compile(r"([0-9a-f]{8})[0-9a-f]{8,}")
 
 
@@ -89,16 +93,25 @@ class Input:
 class Line(Stage[Input]):
     """The queue in front of one model. layout: of its rows. fit: how long its batches take."""
 
-    def __init__(self, primitive: Primitive, layout: Layout, *, max_batch: int, observer: Observer) -> None:
+    def __init__(
+        self,
+        primitive: Primitive,
+        layout: Layout,
+        *,
+        max_batch: int,
+        observer: Observer,
+        more_comes: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.primitive = primitive
         self.layout = layout
         self.fit = Fit()
         self.used = time.monotonic()
-        together = isinstance(primitive, SideBySide) and primitive.side_by_side
+        self._more_comes = more_comes
+        a_pass = primitive.side_by_side if isinstance(primitive, SideBySide) else 0
         super().__init__(
             line_name(primitive),
-            n_threads=2 if together else 1,
-            most=max_batch,
+            n_threads=min(CORES.n_cores, _MOST_THREADS) if a_pass else 1,
+            most=min(a_pass or max_batch, max_batch),
             limit=8 * max_batch,
             observer=observer,
         )
@@ -112,6 +125,12 @@ class Line(Stage[Input]):
         self.bring(together.inputs)
         self.observer.queued(self.name, len(self._queue))
         return together
+
+    def ready(self) -> bool:
+        """Return whether a pass is full, or there is nothing to wait for."""
+        if len(self._queue) >= self.most or len(self._threads) == 1 or self.primitive.modality == "text":
+            return True
+        return not self._more_comes() or time.perf_counter() - self._queue[0].queued > _PATIENCE_S
 
     def do(self, entries: list[Input]) -> None:
         """Compute a batch; where it fails, only the inputs that fail alone are told so."""
@@ -158,9 +177,20 @@ class Line(Stage[Input]):
 
 
 class Lines:
-    """The lines of a service, opened as they are needed. It is how an Extractor's batches are run."""
+    """The lines of a service, opened as they are needed. It is how an Extractor's batches are run.
 
-    def __init__(self, *, max_batch: int, watch: Watch, observer: Observer = NOBODY) -> None:
+    more_comes: whether inputs are still being made, so that a pass that is not full may wait for them.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_batch: int,
+        watch: Watch,
+        observer: Observer = NOBODY,
+        more_comes: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._more_comes = more_comes
         self.max_batch = max_batch
         self.observer = observer
         self._watch = watch
@@ -191,7 +221,13 @@ class Lines:
         with self._lock:
             line = self._lines.get(primitive.version)
             if line is None:
-                line = Line(primitive, layout, max_batch=self.max_batch, observer=self.observer)
+                line = Line(
+                    primitive,
+                    layout,
+                    max_batch=self.max_batch,
+                    observer=self.observer,
+                    more_comes=self._more_comes,
+                )
                 self._lines[primitive.version] = line
                 self._watch.stages.append(line)  # type: ignore[arg-type]
                 self._forget_idle()

@@ -17,6 +17,7 @@ log: Final = logging.getLogger("manyeyes.service")
 
 BEAT_S: Final = 1.0
 """How long a thread that has nothing to do sleeps between two signs of life."""
+_SOON_S: Final = 0.005
 _LIVES: Final = 2
 """Threads that an entry may take with it before it is its own fault."""
 
@@ -72,6 +73,10 @@ class Stage(Generic[E]):
         self._beats = [time.monotonic()] * n_threads
         self._hands: list[list[E]] = [[] for _ in range(n_threads)]
         self._threads = [self._start(slot) for slot in range(n_threads)]
+
+    def ready(self) -> bool:
+        """Return whether a thread should take what waits, of which there is some; asked again soon where not."""
+        return True
 
     def do(self, entries: list[E]) -> None:
         """Do what was taken, and tell whoever waits for it."""
@@ -160,6 +165,10 @@ class Stage(Generic[E]):
         with self._turn:
             if not self._queue:
                 self._turn.wait(BEAT_S)
+            elif not self.ready():
+                self._turn.wait(_SOON_S)
+                if self._queue and not self.ready():
+                    return False
             while self._queue and len(hand) < self.most:
                 entry = self._queue[0]
                 careful = entry.lives < _LIVES

@@ -38,6 +38,8 @@ def small_tower(*, delay_s: float = 0.0) -> Tower:
 
     class Visual(torch.nn.Module):
         def forward(self, values: Any) -> Any:
+            if delay_s and torch.jit.is_tracing():
+                raise RuntimeError("no tracer follows a sleep")
             time.sleep(delay_s)
             return torch.nn.functional.avg_pool2d(values, 4).flatten(1) @ weight.to(values.dtype)
 

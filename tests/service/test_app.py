@@ -86,6 +86,7 @@ def test_every_operation_tells_its_refusals_in_problem_documents() -> None:
 
 def test_every_example_in_the_schema_is_one() -> None:
     told = _openapi(label_studio_recipe="paint")
+
     def check(example: Any, schema: dict[str, Any]) -> None:
         Draft202012Validator({**schema, "components": told["components"]}).validate(example)
 
