@@ -119,42 +119,46 @@ def percentiles_ms(answers: Sequence[Answer]) -> tuple[float, float]:
     return float(p50), float(p99)
 
 
-def saturation(world: World) -> list[Bar]:
+def saturation(world: World, recipe: str = "looks") -> list[Bar]:
     """Photographs a second that 32 clients get, of what a Labeler labels in one process without a service.
 
     Beside the Labeler as it comes there is one whose process keeps freed memory, as the service's does.
     """
     bars = []
-    for recipe in ["looks"] if world.quick else ["looks", "garments"]:
-        service = world.service
-        alone = {"alone": world.in_process(recipe, keep=False), "kept": world.in_process(recipe, keep=True)}
-        calls = {"1": 1, "8": 8}
-        sound(closed(service.address, world.labels(recipe, service), n_calls=32, n_clients=4))
-        n_items = 96 if world.quick else 256
-        rates: dict[str, list[float]] = {side: [] for side in (*alone, *calls)}
-        costs: dict[str, list[float]] = {side: [] for side in (*alone, *calls)}
-        for _ in range(1 if world.quick else 5 if recipe == "looks" else 3):
-            for side, labeler in alone.items():
-                seconds, cpu = labeler.label(n_items)
-                rates[side].append(n_items / seconds)
-                costs[side].append(cpu / n_items)
-            for side, a_call in calls.items():
-                before = service.cpu_s
-                rates[side].append(world.saturation(n_items, recipe=recipe, a_call=a_call))
-                costs[side].append((service.cpu_s - before) / n_items)
-        rate = {side: statistics.median(values) for side, values in rates.items()}
-        for side in calls:
-            share = statistics.median(np.divide(rates[side], rates["alone"]))
-            kept = statistics.median(np.divide(rates[side], rates["kept"]))
-            cost = statistics.median(np.divide(costs["alone"], costs[side]))
-            title = f"{recipe}, {side} a call"
-            peer = f"{rate[side]:.1f}/s; Labeler {rate['alone']:.1f}/s"
-            bars.append(at_least(f"{title}: throughput, of a Labeler's", share, 0.85, peer=peer))
-            peer = f"Labeler {rate['kept']:.1f}/s"
-            bars.append(told(f"{title}: the same, where it keeps freed memory, too", kept, peer=peer))
-            peer = f"{statistics.median(costs[side]) * 1000:.1f} ms of CPU a photograph"
-            bars.append(told(f"{title}: CPU of a Labeler, of the service's", cost, peer=peer))
+    service = world.service
+    alone = {"alone": world.in_process(recipe, keep=False), "kept": world.in_process(recipe, keep=True)}
+    calls = {"1": 1, "8": 8}
+    sound(closed(service.address, world.labels(recipe, service), n_calls=32, n_clients=4))
+    n_items = 96 if world.quick else 256
+    rates: dict[str, list[float]] = {side: [] for side in (*alone, *calls)}
+    costs: dict[str, list[float]] = {side: [] for side in (*alone, *calls)}
+    for _ in range(1 if world.quick else 5 if recipe == "looks" else 3):
+        for side, labeler in alone.items():
+            seconds, cpu = labeler.label(n_items)
+            rates[side].append(n_items / seconds)
+            costs[side].append(cpu / n_items)
+        for side, a_call in calls.items():
+            before = service.cpu_s
+            rates[side].append(world.saturation(n_items, recipe=recipe, a_call=a_call))
+            costs[side].append((service.cpu_s - before) / n_items)
+    rate = {side: statistics.median(values) for side, values in rates.items()}
+    for side in calls:
+        share = statistics.median(np.divide(rates[side], rates["alone"]))
+        kept = statistics.median(np.divide(rates[side], rates["kept"]))
+        cost = statistics.median(np.divide(costs["alone"], costs[side]))
+        title = f"{recipe}, {side} a call"
+        peer = f"{rate[side]:.1f}/s; Labeler {rate['alone']:.1f}/s"
+        bars.append(at_least(f"{title}: throughput, of a Labeler's", share, 0.85, peer=peer))
+        peer = f"Labeler {rate['kept']:.1f}/s"
+        bars.append(told(f"{title}: the same, where it keeps freed memory, too", kept, peer=peer))
+        peer = f"{statistics.median(costs[side]) * 1000:.1f} ms of CPU a photograph"
+        bars.append(told(f"{title}: CPU of a Labeler, of the service's", cost, peer=peer))
     return bars
+
+
+def with_detector(world: World) -> list[Bar]:
+    """The same with a recipe that looks for objects, too."""
+    return saturation(world, "garments")
 
 
 def half_load(world: World) -> list[Bar]:
@@ -226,6 +230,7 @@ def against_infinity(world: World) -> list[Bar]:
 
 PARTS: dict[str, Callable[[World], list[Bar]]] = {
     "saturation": saturation,
+    "with_detector": with_detector,
     "half_load": half_load,
     "overload": overload,
     "naive": against_naive,
