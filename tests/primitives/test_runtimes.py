@@ -350,4 +350,5 @@ def test_real_photographs_get_the_same_labels(shared_data: Path, caplog: pytest.
         seen[runtime] = extractor.extract(items, ["clip"])["clip"]["embedding"], prompts
     (wanted, prompts), (said, _) = seen["torch"], seen["auto"]
     assert (wanted * said).sum(axis=1).min() >= 0.99
-    assert ((wanted @ prompts.T).argmax(axis=1) == (said @ prompts.T).argmax(axis=1)).mean() >= 0.995
+    # Which runtime is fastest differs from run to run; of 171 photographs one that lies between two classes may flip.
+    assert ((wanted @ prompts.T).argmax(axis=1) != (said @ prompts.T).argmax(axis=1)).sum() <= 1

@@ -64,7 +64,8 @@ def test_a_thousand_callers_who_hang_up_leave_no_work(server: Any, client: Clien
     files, threads = server.n_files, server.n_threads
     hang_up(1000, first=1000)
     deadline = time.monotonic() + 20
-    while server.n_files > files or server.n_threads > threads + 2:
+    # Threads of calls are kept once they were needed, up to 64 of them; one for each caller would be a thousand.
+    while server.n_files > files or server.n_threads > threads + 64:
         assert time.monotonic() < deadline, (files, server.n_files, threads, server.n_threads)
         time.sleep(0.2)
     # Most were gone before their turn: to see them all would have taken a hundred milliseconds each.

@@ -244,7 +244,7 @@ def test_whoever_counts_is_told(controlled: Any, watch: Watch) -> None:
 def test_a_model_that_says_so_gets_the_next_input_while_a_batch_is_under_way(
     controlled: Any, watch: Watch, wait_until: Until
 ) -> None:
-    controlled.side_by_side = True
+    controlled.side_by_side = 1
     made = extractor(controlled, Lines(max_batch=8, watch=watch))
     controlled.hold()
     with ThreadPoolExecutor(2) as pool:
