@@ -339,7 +339,8 @@ def test_real_photographs_get_the_same_labels(shared_data: Path, caplog: pytest.
 
     caplog.set_level(logging.ERROR)
     with zipfile.ZipFile(shared_data / "clothing_validation.zip") as source:
-        names = sorted(name for name in source.namelist() if name.endswith(".jpg"))[::2]
+        # All 341: of fewer than 200, a single one that lies between two classes is more than the share allowed.
+        names = sorted(name for name in source.namelist() if name.endswith(".jpg"))
         photos = [Image.open(io.BytesIO(source.read(name))).convert("RGB") for name in names]
     classes = sorted({name.split("/")[0] for name in names})
     items = [Item(name, image=photo) for name, photo in zip(names, photos, strict=True)]
@@ -350,5 +351,4 @@ def test_real_photographs_get_the_same_labels(shared_data: Path, caplog: pytest.
         seen[runtime] = extractor.extract(items, ["clip"])["clip"]["embedding"], prompts
     (wanted, prompts), (said, _) = seen["torch"], seen["auto"]
     assert (wanted * said).sum(axis=1).min() >= 0.99
-    # Which runtime is fastest differs from run to run; of 171 photographs one that lies between two classes may flip.
-    assert ((wanted @ prompts.T).argmax(axis=1) != (said @ prompts.T).argmax(axis=1)).sum() <= 1
+    assert ((wanted @ prompts.T).argmax(axis=1) == (said @ prompts.T).argmax(axis=1)).mean() >= 0.995
