@@ -25,6 +25,8 @@
     ├── NotFound (LookupError)               nothing of that name or id is there
     ├── CacheUnusable (OSError)              the feature cache cannot be written where it should be
     ├── IndexUnusable (OSError)              there is no index of vectors where one is named, or not a fitting one
+    ├── StorageFailed (OSError)              a job's bucket or folder does not do what is asked of it
+    │   └── StorageFull                      there is no room left where a job writes to
     ├── ServiceUnavailable (ConnectionError) the service does not answer, or is on its way down
     │   ├── Overloaded                       too much waits already; come back later
     │   ├── RateLimited                      the caller asks more often than it may
@@ -206,6 +208,18 @@ class IndexUnusable(ManyeyesError, OSError):
     """There is no index of vectors where one is named, or it is damaged or holds those of another model."""
 
     code = "index_unusable"
+
+
+class StorageFailed(ManyeyesError, OSError):
+    """A job's bucket or folder does not do what is asked of it."""
+
+    code = "storage_failed"
+
+
+class StorageFull(StorageFailed):
+    """There is no room left where a job writes to."""
+
+    code = "storage_full"
 
 
 class ServiceUnavailable(ManyeyesError, ConnectionError):

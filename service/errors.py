@@ -41,6 +41,8 @@ STATUS: Final[Mapping[str, int]] = {
     "label_not_found": 404,
     "cache_unusable": 500,
     "index_unusable": 500,
+    "storage_failed": 502,
+    "storage_full": 507,
     "service_unavailable": 503,
     "service_failed": 500,
     "item_error": 422,

@@ -29,6 +29,8 @@ CODES = {
     "label_not_found": "LabelNotFound",
     "cache_unusable": "CacheUnusable",
     "index_unusable": "IndexUnusable",
+    "storage_failed": "StorageFailed",
+    "storage_full": "StorageFull",
     "service_unavailable": "ServiceUnavailable",
     "service_failed": "ServiceFailed",
     "item_error": "ItemError",
