@@ -6,6 +6,7 @@
     manyeyes.json                       the commit of what was published: provenance, files, digests
     README.md, card/                    the data card
     _manyeyes/manifests/<id>/           part-00000000.parquet …, manifest.json
+    _manyeyes/publications/             what became manyeyes.json, in order: <number>.json
     _manyeyes/features/<version>/       <shard digest>-<attempt>.parquet, <shard digest>.json
     _manyeyes/jobs/<id>/                job.json, recipe.yaml, label_model/, generations/, leases/, parts/, commits/, …
 
@@ -20,6 +21,9 @@ from manyeyes.service.jobs.shapes import PassName
 
 PUBLISHED: Final = "manyeyes.json"
 LABELS: Final = "labels/"
+README: Final = "README.md"
+CARD: Final = "card/"
+PUBLICATIONS: Final = "_manyeyes/publications/"
 OWN: Final = "_manyeyes/"
 LATEST: Final = "_manyeyes/latest.json"
 
@@ -97,3 +101,13 @@ def cancel_file(job: str) -> str:
 def published_labels(shard: int) -> str:
     """Return the published labels of a shard."""
     return f"{LABELS}part-{shard:08d}.parquet"
+
+
+def publication(number: int) -> str:
+    """Return the object whose creation decides what is published after the one before it."""
+    return f"{PUBLICATIONS}{number:08d}.json"
+
+
+def published_file(job: str, generation: int) -> str:
+    """Return what ``manyeyes.json`` says where this try of this job is what was published last."""
+    return f"{job_folder(job)}published/{generation:04d}.json"
