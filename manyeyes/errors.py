@@ -12,6 +12,7 @@
     ├── InvalidSettings (ValueError)         the operator's settings cannot be used as they are
     ├── InvalidVotes (ValueError)            a label matrix breaks its contract
     ├── InvalidRequest (ValueError)          a call is malformed: no items, wrong types, too many
+    │   ├── InvalidSource                    what a job shall label cannot be read, or holds nothing to label
     │   ├── RequestTooLarge                  a call holds more bytes or items than the limits allow
     │   └── IdempotencyMismatch              a key of idempotency came before, with another call
     ├── IdempotencyConflict (RuntimeError)   the same call is under way
@@ -44,6 +45,7 @@
         ├── InvalidItem (ValueError)         not an item: wrong types, undecodable base64 or text
         ├── AddressRefused (PermissionError) an address that may not be fetched
         ├── SourceNotFound (LookupError)     nothing is at the address of an item
+        ├── SourceChanged (RuntimeError)     what is at the address of an item changed while a job ran
         ├── FetchFailed (ConnectionError)    what is at the address of an item could not be fetched
         ├── EndpointFailed (ConnectionError) an endpoint that was asked gave no answer for this item
         └── PrimitiveFailed (RuntimeError)   a model failed on this item alone
@@ -130,6 +132,12 @@ class InvalidRequest(ManyeyesError, ValueError):
     """A call is malformed."""
 
     code = "invalid_request"
+
+
+class InvalidSource(InvalidRequest):
+    """What a job shall label cannot be read, or holds nothing that can be labeled."""
+
+    code = "invalid_source"
 
 
 class RequestTooLarge(InvalidRequest):
@@ -322,6 +330,12 @@ class SourceNotFound(ItemError, LookupError):
     """Nothing is at the address of an item."""
 
     code = "source_not_found"
+
+
+class SourceChanged(ItemError, RuntimeError):
+    """What is at the address of an item is no longer what a job listed."""
+
+    code = "source_changed"
 
 
 class FetchFailed(ItemError, ConnectionError):

@@ -33,6 +33,7 @@ STATUS: Final[Mapping[str, int]] = {
     "invalid_settings": 500,
     "invalid_votes": 500,  # The service makes the votes itself, so these are never the caller's doing.
     "invalid_request": 422,
+    "invalid_source": 422,
     "request_too_large": 413,
     "not_fitted": 500,
     "model_not_found": 422,
@@ -68,6 +69,7 @@ STATUS: Final[Mapping[str, int]] = {
     "deadline_exceeded": 504,
     "address_refused": 422,
     "source_not_found": 422,
+    "source_changed": 422,
     "fetch_failed": 502,
 }
 """Code → HTTP status, for every code of :func:`manyeyes.errors.by_code`."""

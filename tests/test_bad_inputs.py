@@ -256,6 +256,7 @@ def test_every_kind_of_item_error_that_input_can_cause_is_met_here() -> None:
     elsewhere = {"item_error", "primitive_failed", "endpoint_failed", "undecodable_video", "video_too_large"}
     # Only the service fetches: tests/service/fetching meets these.
     elsewhere |= {"address_refused", "fetch_failed", "source_not_found"}
+    elsewhere |= {"source_changed"}  # only jobs meet this one: tests/service/jobs
     assert {code for _, code, _ in BAD_ITEMS.values()} == codes - elsewhere
     assert len(BAD_ITEMS) >= 40
 

@@ -21,6 +21,7 @@ CODES = {
     "untrusted_recipe": "UntrustedRecipe",
     "invalid_votes": "InvalidVotes",
     "invalid_request": "InvalidRequest",
+    "invalid_source": "InvalidSource",
     "request_too_large": "RequestTooLarge",
     "not_fitted": "NotFitted",
     "model_not_found": "ModelNotFound",
@@ -56,6 +57,7 @@ CODES = {
     "deadline_exceeded": "DeadlineExceeded",
     "address_refused": "AddressRefused",
     "source_not_found": "SourceNotFound",
+    "source_changed": "SourceChanged",
     "fetch_failed": "FetchFailed",
 }
 
