@@ -14,6 +14,7 @@ from manyeyes.service.store.audit import Audit
 from manyeyes.service.store.batches import Batches
 from manyeyes.service.store.database import Database
 from manyeyes.service.store.idempotency import Idempotency
+from manyeyes.service.store.jobs import Jobs
 from manyeyes.service.store.keys import Keys
 from manyeyes.service.store.label_models import LabelModels
 from manyeyes.service.store.recipes import Recipes
@@ -35,6 +36,7 @@ class Store:
         self.keys = Keys(database)
         self.audit = Audit(database)
         self.idempotency = Idempotency(database)
+        self.jobs = Jobs(database, keep_days=keep_days)
         self.database = database
 
     @classmethod

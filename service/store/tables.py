@@ -201,3 +201,45 @@ idempotency: Final = Table(
     Column("headers", Json),
     Column("body", LargeBinary),
 )
+
+jobs: Final = Table(
+    "jobs",
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("created_at", UtcTime, nullable=False),
+    Column("key_id", String, nullable=False),
+    Column("request_id", String),
+    Column("recipe_name", String, nullable=False),
+    Column("recipe_version", String, nullable=False),
+    # What was asked for, ready to be handed to whoever runs it; it holds no secret.
+    Column("request", Json, nullable=False),
+    Column("metadata", Json, nullable=False),
+    Column("status", String, nullable=False),
+    # What is to happen at the next chance: run, cancel, retry or resume.
+    Column("wish", String, nullable=False),
+    # Who runs it, and a number that grows for as long as it does: clocks of two machines are never compared.
+    Column("claim", String),
+    Column("beat", Integer, nullable=False),
+    Column("crashes", Integer, nullable=False),
+    Column("n_events", Integer, nullable=False),
+    Column("progress", Json),
+    Column("errors", Json, nullable=False),
+    Column("in_progress_at", UtcTime),
+    Column("finalizing_at", UtcTime),
+    Column("completed_at", UtcTime),
+    Column("failed_at", UtcTime),
+    Column("cancelling_at", UtcTime),
+    Column("cancelled_at", UtcTime),
+    Index(None, "status", "id"),
+    Index(None, "key_id", "id"),
+)
+
+job_events: Final = Table(
+    "job_events",
+    METADATA,
+    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("created_at", UtcTime, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("data", Json, nullable=False),
+)
