@@ -22,7 +22,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import obstore
 from obstore import exceptions
@@ -39,6 +40,9 @@ from manyeyes.errors import (
     SourceNotFound,
 )
 from manyeyes.service.fetching.web import Hold
+
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
 
 log: Final = logging.getLogger("manyeyes.service.fetching")
 
@@ -64,7 +68,8 @@ class Bucket(BaseModel):
 
     url: s3, gs or az, the bucket (of az, the container), and a prefix. endpoint: where the provider's own is not meant.
     credentials: what the provider calls a credential → the environment variable that holds it. anonymous: send none.
-    addressing: whether S3 expects the bucket's name in the path or in the name of the host.
+    addressing: whether S3 expects the bucket's name in the path or in the name of the host. write: whether jobs of
+    callers may write there, too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -75,6 +80,7 @@ class Bucket(BaseModel):
     credentials: dict[str, Variable] = Field(default_factory=dict)
     anonymous: bool = False
     addressing: Literal["path", "host"] = "path"
+    write: bool = False
 
     @field_validator("url")
     @classmethod
@@ -107,7 +113,12 @@ class Bucket(BaseModel):
     @cached_property
     def store(self) -> Any:
         """What reads it."""
-        _, bucket, *prefix = self.root.rstrip("/").replace("://", "/", 1).split("/")
+        return self.open("", retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=10)})
+
+    def open(
+        self, key: str, *, retry_config: RetryConfig, client_options: Mapping[str, Any] = MappingProxyType({})
+    ) -> Any:
+        """Return a store of what is below a key of it, with its credentials from the environment."""
         config: dict[str, Any] = {name: os.environ[variable] for name, variable in self.credentials.items()}
         if self.anonymous:
             config["skip_signature"] = True
@@ -117,17 +128,34 @@ class Bucket(BaseModel):
             config[_PLACES[self.scheme]] = self.endpoint
         if self.scheme == "s3":
             config["virtual_hosted_style_request"] = self.addressing == "host"
-        return _STORES[self.scheme](
-            bucket,
-            prefix="/".join(prefix) or None,
-            config=config,
-            client_options={
-                "connect_timeout": "5s",
-                "timeout": "60s",
-                "allow_http": (self.endpoint or "").startswith("http://"),
-            },
-            retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=10)},
+        if (self.endpoint or "").startswith("http://"):
+            client_options = {**client_options, "allow_http": True}
+        return open_bucket(
+            self.root + key, config=config, retry_config=retry_config, client_options=client_options
         )
+
+
+def open_bucket(
+    url: str,
+    *,
+    retry_config: RetryConfig,
+    config: Mapping[str, Any] = MappingProxyType({}),
+    client_options: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    """Return obstore's store of what is below an address of s3, gs or az.
+
+    config: as obstore calls the options of that store; what it leaves out is of the environment (``AWS_…``,
+    ``GOOGLE_…``, ``AZURE_…``).
+    """
+    scheme, _, rest = url.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    return _STORES[scheme](
+        bucket,
+        prefix=prefix.strip("/") or None,
+        config=dict(config),
+        client_options={"connect_timeout": "5s", "timeout": "60s", **client_options},
+        retry_config=retry_config,
+    )
 
 
 class Buckets:
@@ -161,6 +189,16 @@ class Buckets:
                 message = problem["msg"].removeprefix("Value error, ")
                 raise InvalidSettings(f"bucket {name!r} cannot be used: {where} {message}".strip()) from None
         return cls(buckets)
+
+    def place(self, text: str) -> tuple[Bucket, str]:
+        """Return the bucket of an address that others are below, and the key of that place, which may be empty.
+
+        Raises AddressRefused.
+        """
+        for bucket in self._buckets.values():
+            if text.rstrip("/") + "/" == bucket.root:
+                return bucket, ""
+        return self.find(text.rstrip("/"))
 
     def find(self, text: str) -> tuple[Bucket, str]:
         """Return the bucket of an object's address, and the key below it. Raises AddressRefused."""
