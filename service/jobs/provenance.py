@@ -1,12 +1,31 @@
 """Publishing: from the commits of a finished job to a dataset that readers may follow.
 
-The winning labels parts are copied to ``labels/part-*.parquet``, then ``manyeyes.json`` is replaced in one step.
+What became of each shard is summed up once and kept in the job's folder. Then the publication gets a number, by
+creating an object that only one can create: the highest number is what shall be published. Whoever publishes brings the
+place to that state, whoever announced it: labels are copied to ``labels/part-*.parquet``, ``manyeyes.json`` is replaced
+in one step, and what is older is removed. So coordinators may come at once, or die in the middle.
 """
 
 from __future__ import annotations
 
-from manyeyes.service.jobs.published import Published
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from manyeyes.errors import InvalidRequest, NotFound
+from manyeyes.service.jobs import layout
+from manyeyes.service.jobs.card import write_card
+from manyeyes.service.jobs.commits import Commits
+from manyeyes.service.jobs.describing import describe
+from manyeyes.service.jobs.job import read_job
+from manyeyes.service.jobs.published import LabelsFile, Published
 from manyeyes.service.jobs.storage import Storage
+
+_COPIES: Final = 16
+_NAME: Final = re.compile(r"(\d{8})\.json")
+_PART: Final = re.compile(r"part-\d{8}\.parquet")
 
 
 def publish(storage: Storage, job: str, generation: int) -> Published:
@@ -14,11 +33,116 @@ def publish(storage: Storage, job: str, generation: int) -> Published:
 
     job: its id. generation: the newest whose labels pass is complete. May be called again, by several coordinators at
     once and after any interruption: the place ends with the newest of what was published, and nothing of anything
-    older. Raises InvalidRequest if a shard has no commit, StorageFailed if the place cannot be written.
+    older; of one job, an earlier generation never takes the place of a later one. Raises InvalidRequest if a shard has
+    no commit or its labels are damaged, StorageFailed if the place cannot be written.
     """
-    raise NotImplementedError
+    _kept(storage, job, generation)
+    _announce(storage, job, generation)
+    return settle(storage)
 
 
 def read_published(storage: Storage) -> Published:
-    """Return what ``manyeyes.json`` says. Raises NotFound where nothing was published yet, telling how far a job is."""
-    raise NotImplementedError
+    """Return what ``manyeyes.json`` says.
+
+    Raises NotFound where nothing was published yet, telling how far a job is; InvalidRequest if it is damaged.
+    """
+    try:
+        data = storage.get(layout.PUBLISHED)
+    except NotFound:
+        raise NotFound(f"there is no finished dataset in {storage.uri}: {_how_far(storage)}") from None
+    return Published.from_bytes(data, where=f"{layout.PUBLISHED!r} of {storage.uri}")
+
+
+def settle(storage: Storage) -> Published:
+    """Bring a place to the state of its latest publication; return what that says. Raises as ``publish`` does."""
+    while True:
+        number, job, generation = _latest(storage)
+        told = _kept(storage, job, generation)
+        with ThreadPoolExecutor(_COPIES, thread_name_prefix="publish") as pool:
+            for _ in pool.map(lambda file: storage.copy(winner(storage, told, file), file.path), told.files):
+                pass
+        write_card(storage, told)
+        storage.put(layout.PUBLISHED, told.to_bytes())
+        if _latest(storage)[0] != number:
+            continue
+        current = {file.path for file in told.files}
+        storage.delete([path for path in _parts(storage) if path not in current])
+        # Who came in between may have lost files to what was just deleted.
+        if _latest(storage)[0] == number:
+            return told
+
+
+def winner(storage: Storage, told: Published, file: LabelsFile) -> str:
+    """Return where the job itself keeps the labels of a published file; it is never written again.
+
+    Raises NotFound where the job's folder was removed.
+    """
+    commit = Commits(storage, told.job, "labels", file.generation).get(file.shard)
+    if commit is None:
+        raise NotFound(f"{storage.uri} keeps no commit of the labels of shard {file.shard} of job {told.job}")
+    return commit.files["labels"][0]
+
+
+def _kept(storage: Storage, job: str, generation: int) -> Published:
+    """Return what is said of a try of a job, summing it up where nobody did before."""
+    path = layout.published_file(job, generation)
+    where = f"{path!r} of {storage.uri}"
+    try:
+        return Published.from_bytes(storage.get(path), where=where)
+    except NotFound:
+        storage.create(path, describe(storage, read_job(storage, job), generation).to_bytes())
+    except InvalidRequest:  # damaged
+        storage.put(path, describe(storage, read_job(storage, job), generation).to_bytes())
+    return Published.from_bytes(storage.get(path), where=where)
+
+
+def _announce(storage: Storage, job: str, generation: int) -> None:
+    """Let a publication follow all that there are, unless it is the last one, or a later one of the same job."""
+    data = json.dumps({"job": job, "generation": generation}, sort_keys=True).encode()
+    while True:
+        numbers = _numbers(storage)
+        own = (
+            (number, made) for number in reversed(numbers) for j, made in [_read(storage, number)] if j == job
+        )
+        number, made = next(own, (0, -1))
+        if made > generation or (made == generation and number == numbers[-1]):
+            return
+        if storage.create(layout.publication(numbers[-1] + 1 if numbers else 1), data):
+            return
+
+
+def _read(storage: Storage, number: int) -> tuple[str, int]:
+    told = json.loads(storage.get(layout.publication(number)))
+    return told["job"], told["generation"]
+
+
+def _latest(storage: Storage) -> tuple[int, str, int]:
+    number = _numbers(storage)[-1]
+    return number, *_read(storage, number)
+
+
+def _numbers(storage: Storage) -> list[int]:
+    names = (meta.path.rpartition("/")[2] for meta in storage.list(layout.PUBLICATIONS))
+    return sorted(int(matched[1]) for name in names if (matched := _NAME.fullmatch(name)))
+
+
+def _parts(storage: Storage) -> Iterator[str]:
+    for meta in storage.list(layout.LABELS):
+        if _PART.fullmatch(meta.path.removeprefix(layout.LABELS)):
+            yield meta.path
+
+
+def _how_far(storage: Storage) -> str:
+    """Return in words what there is instead of a dataset."""
+    from manyeyes.service.jobs.run import find_job, progress_of  # which publishes, and so imports this module
+
+    try:
+        job = find_job(storage).id
+    except NotFound:
+        return "no job was begun there; manyeyes job run SOURCE --recipe … --out … begins one"
+    told = progress_of(storage, job)
+    because = f" ({told.message})" if told.message else ""
+    return (
+        f"job {job} is {told.status.replace('_', ' ')}{because}, with {told.shards_done:,} of {told.shards:,} shards done"
+        f" in the pass that makes {told.pass_}; run it again to go on, or wait for it"
+    )
