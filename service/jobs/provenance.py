@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 from manyeyes.errors import InvalidRequest, NotFound
@@ -59,7 +60,7 @@ def settle(storage: Storage) -> Published:
         number, job, generation = _latest(storage)
         told = _kept(storage, job, generation)
         with ThreadPoolExecutor(_COPIES, thread_name_prefix="publish") as pool:
-            for _ in pool.map(lambda file: storage.copy(winner(storage, told, file), file.path), told.files):
+            for _ in pool.map(partial(_place, storage, told), told.files):
                 pass
         write_card(storage, told)
         storage.put(layout.PUBLISHED, told.to_bytes())
@@ -81,6 +82,10 @@ def winner(storage: Storage, told: Published, file: LabelsFile) -> str:
     if commit is None:
         raise NotFound(f"{storage.uri} keeps no commit of the labels of shard {file.shard} of job {told.job}")
     return commit.files["labels"][0]
+
+
+def _place(storage: Storage, told: Published, file: LabelsFile) -> None:
+    storage.copy(winner(storage, told, file), file.path)
 
 
 def _kept(storage: Storage, job: str, generation: int) -> Published:
@@ -142,7 +147,8 @@ def _how_far(storage: Storage) -> str:
         return "no job was begun there; manyeyes job run SOURCE --recipe … --out … begins one"
     told = progress_of(storage, job)
     because = f" ({told.message})" if told.message else ""
+    status = told.status.replace("_", " ")
     return (
-        f"job {job} is {told.status.replace('_', ' ')}{because}, with {told.shards_done:,} of {told.shards:,} shards done"
-        f" in the pass that makes {told.pass_}; run it again to go on, or wait for it"
+        f"job {job} is {status}{because}, with {told.shards_done:,} of {told.shards:,} shards done in the pass that makes"
+        f" {told.pass_}; run it again to go on, or wait for it"
     )
