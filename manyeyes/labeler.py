@@ -117,12 +117,14 @@ class Labeler:
         *,
         progress: Progress | None = None,
         within: Callable[[str], AbstractContextManager[Any]] = nullcontext,
+        distinct: bool = True,
     ) -> Collected:
         """Return what the LFs say of some items, ready for ``fit_collected`` and ``fuse``.
 
         Items are read and forgotten chunk by chunk. within: is given the name of each part of the work, "see" and
-        "vote", and gives the context in which it is done; for whoever measures. Raises InvalidRequest if two items have
-        the same id.
+        "vote", and gives the context in which it is done; for whoever measures. distinct: whether to refuse two items
+        with the same id, which whoever asks for several callers at once does caller by caller. Raises InvalidRequest
+        if two items have the same id.
         """
         self._prepare()
         if isinstance(items, Collection):
@@ -139,7 +141,8 @@ class Labeler:
             ids.extend(item.id for item in chunk)
             if progress is not None:
                 progress(len(ids))
-        _refuse_duplicates(ids)
+        if distinct:
+            _refuse_duplicates(ids)
         if not parts:
             self._see(self.extractor.extract([], self.needs), parts, embedded)
         return Collected(

@@ -174,6 +174,34 @@ class Extractor:
         }
         return FeatureSet(items=items, blocks=blocks, errors=dict(sorted(errors.items())))
 
+    def cached(self, items: Sequence[Item], needs: Collection[str]) -> list[bool]:
+        """Return of each item whether the cache holds all its features; False also where that cannot be told at once.
+
+        Decodes nothing and loads no model. An item in which nothing can be read lacks nothing. Raises InvalidRecipe as
+        ``extract`` does.
+        """
+        plain, given = sort_out(needs)
+        needed: dict[str, Primitive] = {}
+        for feature in plain:
+            self._add_needed(feature, needed)
+        modalities = {primitive.modality for primitive in needed.values()}
+        if given or self.cache is None or "pair" in modalities:
+            return [False] * len(items)
+        contents = Contents.of(
+            items,
+            images="image" in modalities,
+            texts="text" in modalities,
+            cache=self.cache,
+            limits=self.limits,
+        )
+        digests = {"image": contents.images, "text": contents.texts}
+        lacking = set(contents.unread)
+        for primitive in needed.values():
+            own = digests[primitive.modality]
+            found = self.cache.get(primitive.version, {digest for digest in own if digest is not None})
+            lacking |= {i for i, digest in enumerate(own) if digest is not None and digest not in found}
+        return [i not in lacking for i in range(len(items))]
+
     def encode(self, primitive: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return embeddings of prompts in the space of a primitive: float32, shape (n_texts, dim).
 

@@ -40,8 +40,13 @@ from manyeyes.settings import home
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 LABEL_MODEL_SUFFIX: Final = ".label_model"
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
+_LABEL_MODEL_FILE: Final = "label_model.json"
 _FOUND_S: Final = 2.0
+_LATELY_S: Final = 0.25
 _MAX_FOUND: Final = 1024
+
+Stamp = tuple[int, ...] | None
+"""When a file was written, how long it is and which one it is; None where it is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ class RecipeStore:
         self.label_models_dir = label_models_dir or home() / "served-label-models"
         self._parsed: dict[Path, tuple[tuple[int, int], Recipe]] = {}
         self._found: OrderedDict[tuple[str, str], tuple[float, ServedRecipe]] = OrderedDict()
+        self._lately: dict[str, tuple[float, ServedRecipe, dict[Path, Stamp]]] = {}
 
     def names(self) -> list[str]:
         """Return the names of all recipe files, sorted."""
@@ -106,8 +112,29 @@ class RecipeStore:
         Raises RecipeNotFound, with the nearest name, if there is none; InvalidRecipe if it cannot be used;
         UntrustedRecipe if the operator allows a recipe of the store no longer; StoreUnavailable.
         """
+        started = time.monotonic()
         name, _, version = asked.partition("@")
         path = self._path(name)
+        files = [] if path is None else [path, path.with_name(name + LABEL_MODEL_SUFFIX) / _LABEL_MODEL_FILE]
+        stamps = {file: _stamp(file) for file in files}  # before they are read
+        served = self._get(name, version, path)
+        if len(self._lately) >= _MAX_FOUND:
+            self._lately = {}
+        self._lately[asked] = (started, served, stamps)
+        return served
+
+    def at_hand(self, asked: str | Mapping[str, Any]) -> ServedRecipe | None:
+        """Return a named recipe that somebody was given a moment ago; None where it has to be looked for.
+
+        Asks no database and opens no file, so that it may be asked on the event loop; of files that were read, it asks
+        when they changed.
+        """
+        known = self._lately.get(asked) if isinstance(asked, str) else None
+        if known is None or time.monotonic() - known[0] > _LATELY_S:
+            return None
+        return known[1] if all(_stamp(path) == stamp for path, stamp in known[2].items()) else None
+
+    def _get(self, name: str, version: str, path: Path | None) -> ServedRecipe:
         if path is not None:
             served = self._from_folder(name, path)
             if version in ("", served.recipe.version):
@@ -180,7 +207,7 @@ class RecipeStore:
     def files_of(self, store: Store, record: LabelModelRecord) -> Path:
         """Return a folder with the files of a label model of the store; they never change under its id."""
         folder = self.label_models_dir / record.id
-        if not (folder / "label_model.json").is_file():
+        if not (folder / _LABEL_MODEL_FILE).is_file():
             self.label_models_dir.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.label_models_dir))
             try:
@@ -192,7 +219,7 @@ class RecipeStore:
                     (partial / name).write_bytes(content)
                 os.replace(partial, folder)
             except OSError:
-                if not (folder / "label_model.json").is_file():  # else another call was quicker
+                if not (folder / _LABEL_MODEL_FILE).is_file():  # else another call was quicker
                     raise
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -202,6 +229,7 @@ class RecipeStore:
         """Ask the store again for a recipe; for changes that this process makes itself."""
         for key in [key for key in list(self._found) if key[0] == name]:
             self._found.pop(key, None)
+        self._lately = {}
 
     def _not_found(self, name: str) -> RecipeNotFound:
         known = self.names()
@@ -244,9 +272,17 @@ class RecipeStore:
         assert self.folder is not None
         folder = self.folder / f"{name}{LABEL_MODEL_SUFFIX}"
         try:
-            return folder, (folder / "label_model.json").stat().st_mtime_ns
+            return folder, (folder / _LABEL_MODEL_FILE).stat().st_mtime_ns
         except (FileNotFoundError, NotADirectoryError):
             return None, 0
+
+
+def _stamp(file: Path) -> Stamp:
+    try:
+        told = os.stat(file)
+    except OSError:
+        return None
+    return told.st_mtime_ns, told.st_size, told.st_ino
 
 
 def _has_versions(store: Store, name: str) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import MutableMapping
 from typing import Any
 
-import anyio
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -57,18 +57,19 @@ class BodyLimit:
 
         # What is fetched for a call counts like what came with it.
         scope.setdefault("state", {})["hold"] = hold
-        deadline = anyio.current_time() + self.settings.body_timeout_s
+        deadline = asyncio.get_running_loop().time() + self.settings.body_timeout_s
 
         async def receive_counted() -> Message:
             nonlocal complete
             if complete:  # Only a disconnect can follow, and whoever waits for that has no deadline.
                 return await receive()
-            message: MutableMapping[str, Any] | None = None
-            with anyio.move_on_after(deadline - anyio.current_time()):
-                message = await receive()
-            if message is None:
+            try:
+                # Not anyio's, which costs several times as much, for every packet of every body.
+                async with asyncio.timeout_at(deadline):
+                    message: MutableMapping[str, Any] = await receive()
+            except TimeoutError:
                 late = f"the body did not arrive within {self.settings.body_timeout_s:g} s; send fewer items at once"
-                raise HTTPException(408, late)
+                raise HTTPException(408, late) from None
             complete = not message.get("more_body", False)
             hold(len(message.get("body", b"")))
             return message

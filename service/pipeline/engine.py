@@ -30,10 +30,19 @@ from manyeyes.service.operations.observer import NOBODY, Observer
 from manyeyes.service.operations.spans import span
 from manyeyes.service.pipeline.decoding import Decoding
 from manyeyes.service.pipeline.keeping import LateCache
+from manyeyes.service.pipeline.lanes import Lane
 from manyeyes.service.pipeline.lines import Lines
 from manyeyes.service.pipeline.stage import StageState, Watch
 from manyeyes.service.pipeline.tallies import tally
 from manyeyes.service.pipeline.tickets import Uncached, ticket_here
+from manyeyes.service.pipeline.together import (
+    Rows,
+    all_cached,
+    collected_of,
+    features_of,
+    is_shareable,
+    is_small,
+)
 from manyeyes.service.pipeline.turns import Turns
 from manyeyes.service.recipes import ServedRecipe
 from manyeyes.service.settings import ServiceSettings
@@ -49,11 +58,27 @@ _MOST_EXTRACTORS: Final = 32
 
 @dataclass(slots=True)
 class _Ready:
-    """A recipe's Labeler, made when it is first used. used: whether a call was labeled: its models are loaded then."""
+    """A recipe's Labeler, made when it is first used.
+
+    used: whether a call was labeled: its models are loaded then. lane: of calls that are labeled together; None where
+    each is by itself.
+    """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     labeler: Labeler | None = None
     used: bool = False
+    lane: Lane | None = None
+
+
+@dataclass(slots=True)
+class _Seeing:
+    """An extractor for calls without a recipe. lanes: the features asked for → the calls that ask for them together.
+
+    A lane is there once a call was served, and models are loaded.
+    """
+
+    extractor: Extractor
+    lanes: dict[tuple[str, ...], Lane] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +126,7 @@ class Engine:
         self._decode = decode
         self._cache: list[LateCache] = []  # one, opened when it is first needed
         self._ready: OrderedDict[tuple[str, str, int], _Ready] = OrderedDict()
-        self._extractors: OrderedDict[str, Extractor] = OrderedDict()
+        self._extractors: OrderedDict[str, _Seeing] = OrderedDict()
         self._lock = threading.Lock()
         self._opening = threading.Lock()
         # None of these holds the engine, so that one that is forgotten ends its threads.
@@ -134,6 +159,9 @@ class Engine:
         ClientDisconnect if the caller is gone.
         """
         ready = self._ready_for(served)
+        if ready.lane is not None and is_small(rows):
+            labeled: Labeled = await self.turns.share(*_size(rows), is_gone, ready.lane, rows)
+            return labeled
         return await self.turns.take(*_size(rows), is_gone, lambda: self._label(rows, served, ready))
 
     async def collect(
@@ -163,7 +191,12 @@ class Engine:
         specs: name → the primitives that give the features. needs: the features, such as "clip" and "clip.text".
         Raises as ``label`` does.
         """
-        return await self.turns.take(*_size(rows), is_gone, lambda: self._see(rows, specs, needs))
+        seeing = self._seeing(specs)
+        lane = seeing.lanes.get(tuple(needs))
+        if lane is not None and is_small(rows):
+            seen: Seen = await self.turns.share(*_size(rows), is_gone, lane, rows)
+            return seen
+        return await self.turns.take(*_size(rows), is_gone, lambda: _see(seeing, rows, needs))
 
     def warm(self, served: ServedRecipe) -> None:
         """Load every model that a recipe needs, by labeling one small item; for the time before the first call."""
@@ -233,61 +266,88 @@ class Engine:
             return ready
 
     def _collected(
-        self, items: Sequence[Item], served: ServedRecipe, ready: _Ready
+        self, items: Sequence[Item], served: ServedRecipe, ready: _Ready, *, distinct: bool = True
     ) -> tuple[Labeler, Collected]:
         if not ready.used and ticket_here().cached_only:
             raise Uncached  # models may have to be loaded, and that would keep others from what is cached
         with ready.lock:
             if ready.labeler is None:
                 ready.labeler = make_labeler(served, self.settings, self._means())
-        collected = ready.labeler.collect(items, within=span)
-        ready.used = True
+        collected = ready.labeler.collect(items, within=span, distinct=distinct)
+        if not ready.used:
+            if ready.labeler.label_model is not None and is_shareable(ready.labeler.extractor):
+                ready.lane = Lane(
+                    partial(self._label_together, served=served, ready=ready),
+                    partial(all_cached, ready.labeler.extractor, ready.labeler.needs),
+                )
+            ready.used = True
         if served.stored and self.observer is not NOBODY:
             self.observer.voted(served.name, tally(collected.votes))
         return ready.labeler, collected
 
-    def _label(self, rows: Sequence[tuple[str, Read]], served: ServedRecipe, ready: _Ready) -> Labeled:
-        items = [read for _, read in rows if isinstance(read, Item)]
-        labeler, collected = self._collected(items, served, ready)
-        with span("fuse", n_items=len(rows)):
+    def _label(self, rows: Rows, served: ServedRecipe, ready: _Ready) -> Labeled:
+        return self._label_together([rows], served, ready)[0]
+
+    def _label_together(self, calls: Sequence[Rows], served: ServedRecipe, ready: _Ready) -> list[Labeled]:
+        """Return what came of some calls; several only where each item is labeled by itself."""
+        items = [[read for _, read in rows if isinstance(read, Item)] for rows in calls]
+        together = [item for own in items for item in own]
+        # Two callers may use the same id. That no call uses one twice was seen to before it was put beside others.
+        labeler, collected = self._collected(together, served, ready, distinct=len(calls) == 1)
+        with span("fuse", n_items=len(together)):
             labels = labeler.fuse(collected)
         made = iter(labels)
-        return Labeled(
-            labels=[
-                next(made) if isinstance(read, Item) else Label(id=name, status="error", error=read)
-                for name, read in rows
-            ],
-            versions=labels.versions,
-            collected=collected,
-        )
+        parts = collected_of(collected, [len(own) for own in items])
+        return [
+            Labeled(
+                labels=[
+                    next(made) if isinstance(read, Item) else Label(id=name, status="error", error=read)
+                    for name, read in rows
+                ],
+                versions=labels.versions,
+                collected=part,
+            )
+            for rows, part in zip(calls, parts, strict=True)
+        ]
 
     def _collect(self, rows: Sequence[tuple[str, Read]], served: ServedRecipe, ready: _Ready) -> Collected:
         # An item of nothing holds the place of a row that could not be read.
         _, collected = self._collected([_item_of(name, read) for name, read in rows], served, ready)
         return replace(collected, errors=_errors_of(rows, collected.errors))
 
-    def _see(
-        self, rows: Sequence[tuple[str, Read]], specs: Mapping[str, PrimitiveSpec], needs: Sequence[str]
-    ) -> Seen:
-        extractor = self._extractor(specs)
-        features = extractor.extract([_item_of(name, read) for name, read in rows], needs)
-        return Seen(
-            features=replace(features, errors=_errors_of(rows, features.errors)),
-            versions=extractor.versions(needs),
-        )
-
-    def _extractor(self, specs: Mapping[str, PrimitiveSpec]) -> Extractor:
+    def _seeing(self, specs: Mapping[str, PrimitiveSpec]) -> _Seeing:
         key = json.dumps({name: spec.model_dump(mode="json") for name, spec in sorted(specs.items())})
         with self._lock:
             found = self._extractors.get(key)
         if found is None:
-            found = Extractor.for_specs(specs, **self._means())
+            found = _Seeing(Extractor.for_specs(specs, **self._means()))
         with self._lock:
             found = self._extractors.setdefault(key, found)
             self._extractors.move_to_end(key)
             while len(self._extractors) > _MOST_EXTRACTORS:
                 self._extractors.popitem(last=False)
             return found
+
+
+def _see(seeing: _Seeing, rows: Rows, needs: Sequence[str]) -> Seen:
+    extractor, key = seeing.extractor, tuple(needs)
+    seen = _see_together([rows], extractor, needs)[0]
+    if key not in seeing.lanes and is_shareable(extractor):
+        work = partial(_see_together, extractor=extractor, needs=key)
+        seeing.lanes[key] = Lane(work, partial(all_cached, extractor, key))
+    return seen
+
+
+def _see_together(calls: Sequence[Rows], extractor: Extractor, needs: Sequence[str]) -> list[Seen]:
+    """Return what is seen in the rows of some calls, call by call."""
+    # An item of nothing holds the place of a row that could not be read.
+    items = [_item_of(name, read) for rows in calls for name, read in rows]
+    features = extractor.extract(items, needs)
+    versions = extractor.versions(needs)
+    return [
+        Seen(features=replace(part, errors=_errors_of(rows, part.errors)), versions=versions)
+        for rows, part in zip(calls, features_of(features, [len(rows) for rows in calls]), strict=True)
+    ]
 
 
 def _predict(lines: Lines, decoding: Decoding, n_items: int) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from starlette.requests import ClientDisconnect
 
@@ -16,10 +17,13 @@ from manyeyes.errors import DeadlineExceeded
 from manyeyes.service.operations.observer import NOBODY, Observer
 from manyeyes.service.pipeline.admission import Admission
 from manyeyes.service.pipeline.gate import Gate
+from manyeyes.service.pipeline.lanes import Lane, Member
 from manyeyes.service.pipeline.tickets import TICKET, CallOver, Ticket, Uncached
 from manyeyes.service.settings import ServiceSettings
 
 R = TypeVar("R")
+
+log: Final = logging.getLogger("manyeyes.service")
 
 _ASK_S: Final = 1.0
 """How often a call that is worked on or waits is asked whether its caller is still there."""
@@ -58,19 +62,58 @@ class Turns:
         try:
             ticket.cached_only = True
             try:
-                return await self._wait(self._quick.submit(_for(ticket, work)), ticket, is_gone)
+                future = self._quick.submit(_for(ticket, work))
+                return await self._wait(asyncio.wrap_future(future), ticket, is_gone)
             except Uncached:
                 ticket.cached_only = False
-            return await self._wait(self.gate.submit(ticket, _for(ticket, work)), ticket, is_gone)
+            future = self.gate.submit(ticket, _for(ticket, work))
+            return await self._wait(asyncio.wrap_future(future), ticket, is_gone)
         finally:
-            if ticket.why is not None:
-                self.observer.lost(n_items, ticket.why)
-            ticket.cancel()
-            self.admission.leave(ticket)
+            self._leave(ticket)
 
-    async def _wait(self, future: Future[R], ticket: Ticket, is_gone: Callable[[], Awaitable[bool]]) -> R:
+    async def share(
+        self, n_items: int, n_bytes: int, is_gone: Callable[[], Awaitable[bool]], lane: Lane, part: Any
+    ) -> Any:
+        """Return what came of a call that may be worked on together with others of its lane; raises as ``take`` does.
+
+        part: what the lane's work is given of it.
+        """
+        ticket = self.admission.enter(n_items, n_bytes)
+        try:
+            member = Member(ticket, part)
+            lane.new.append(member)
+            # Whoever looks takes all that is new, so that there need be one at a time.
+            if lane.begin_to_look():
+                self._quick.submit(self._look, lane)
+            return await self._wait(member.future, ticket, is_gone)
+        finally:
+            self._leave(ticket)
+
+    def _look(self, lane: Lane) -> None:
+        """Serve the new calls of a lane that the cache can serve, and send the others through the gate."""
+        while members := lane.take_new():
+            try:
+                known = lane.known([member.part for member in members])
+            except Exception as error:  # which of them it is shows when each is worked on
+                log.debug("what is cached cannot be told: %s", error)
+                known = [False] * len(members)
+            served = [member for member, is_known in zip(members, known, strict=True) if is_known]
+            others = [member for member, is_known in zip(members, known, strict=True) if not is_known]
+            if others:
+                self.gate.join(lane, others)
+            if served and (left := lane.do(served, cached_only=True)):
+                self.gate.join(lane, left)
+
+    def _leave(self, ticket: Ticket) -> None:
+        if ticket.why is not None:
+            self.observer.lost(ticket.n_items, ticket.why)
+        ticket.cancel()
+        self.admission.leave(ticket)
+
+    async def _wait(
+        self, result: asyncio.Future[R], ticket: Ticket, is_gone: Callable[[], Awaitable[bool]]
+    ) -> R:
         """Wait for a thread, as long as the caller does and the deadline allows."""
-        result = asyncio.wrap_future(future)
         try:
             while True:
                 left = ticket.deadline - time.monotonic()

@@ -22,10 +22,14 @@ from manyeyes.service.routes.answers import WITH_ITEMS, answers, as_json, body_o
 from manyeyes.service.routes.resources import key_id_of
 from manyeyes.service.schemas.batches import LabelOptions, StoringCall, StoringForm
 from manyeyes.service.schemas.labels import EXAMPLE_CALL, LabelAnswer, LabelCall, LabelForm
+from manyeyes.service.store.batches import ToKeep
 from manyeyes.service.store.records import Batch
 from manyeyes.service.store.store import Store
 
 SHAPES: Final = (LabelAnswer, LabelCall, LabelForm, StoringCall, StoringForm)
+
+_FEW: Final = 4
+"""Items whose answer is written sooner than a thread is found for it."""
 
 _ASKS: Final = Asks(options=("store",), example=EXAMPLE_CALL)
 
@@ -52,9 +56,11 @@ def make_router(service: Service) -> APIRouter:
         engine.admit()
         call = await read_call(request, settings, asks=_ASKS)
         store = _store_for(service, read_options(LabelOptions, call.options, example=EXAMPLE_CALL).store)
-        served = await anyio.to_thread.run_sync(
-            lambda: resolve(call.recipe, store=recipes, settings=settings)
-        )
+        served = recipes.at_hand(call.recipe)
+        if served is None:
+            served = await anyio.to_thread.run_sync(
+                lambda: resolve(call.recipe, store=recipes, settings=settings)
+            )
         done = await engine.label(call.rows, served, is_gone=request.is_disconnected)
         request.state.facts |= {
             "recipe": served.name if served.stored else None,
@@ -63,23 +69,27 @@ def make_router(service: Service) -> APIRouter:
             "n_errors": sum(label.status == "error" for label in done.labels),
         }
 
-        def finish() -> Response:
-            batch = None
-            if store is not None:
-                # Rows that wait are written together, on a thread of their own: this is how long the call waits for it.
-                with span("store", operation="keep"):
-                    batch = store.batches.add(
-                        key_id=key_id_of(request),
-                        recipe_name=served.name,
-                        versions=done.versions,
-                        labels=done.labels,
-                        collected=done.collected,
-                        request_id=request_id_of(request),
-                    )
-                request.state.facts["batch"] = batch.id
+        few = len(done.labels) <= _FEW
+        batch = None
+        if store is not None:
+            told = ToKeep(
+                key_id=key_id_of(request),
+                recipe_name=served.name,
+                versions=done.versions,
+                labels=done.labels,
+                collected=done.collected,
+                request_id=request_id_of(request),
+            )
+            # Rows that wait are written together, on a thread of their own: this is how long the call waits for it.
+            with span("store", operation="keep"):
+                if few:
+                    batch = await store.batches.add_soon(**told)
+                else:
+                    batch = await anyio.to_thread.run_sync(lambda: store.batches.add(**told))
+            request.state.facts["batch"] = batch.id
+        if few:
             return as_json(_told(done, served.name, batch))
-
-        return await anyio.to_thread.run_sync(finish)
+        return await anyio.to_thread.run_sync(lambda: as_json(_told(done, served.name, batch)))
 
     return router
 

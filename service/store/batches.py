@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NotRequired, TypedDict, Unpack
 
 from sqlalchemy import Connection, Row, Select, delete, select
 
@@ -26,6 +26,22 @@ _LABEL_ID: Final = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]{0,8})")
 _CHUNK: Final = 500
 
 
+class ToKeep(TypedDict):
+    """What there is to keep of a call.
+
+    collected: what the LFs said, as the engine returns it; None keeps no votes. id: from ``new_id()``, where the caller
+    needs it before; None makes one.
+    """
+
+    key_id: str
+    recipe_name: str
+    versions: Versions
+    labels: Sequence[Label]
+    collected: NotRequired[Collected | None]
+    request_id: NotRequired[str | None]
+    id: NotRequired[str | None]
+
+
 class Batches:
     """The labeled calls of a store. keep_days: older ones are removed a few at a time, as others come; None: never."""
 
@@ -33,35 +49,38 @@ class Batches:
         self._database = database
         self._keep = None if keep_days is None else timedelta(days=keep_days)
 
-    def add(
-        self,
-        *,
-        key_id: str,
-        recipe_name: str,
-        versions: Versions,
-        labels: Sequence[Label],
-        collected: Collected | None = None,
-        request_id: str | None = None,
-        id: str | None = None,
-    ) -> Batch:
+    def add(self, **told: Unpack[ToKeep]) -> Batch:
         """Keep the labels of a call; return once they are on disk.
 
-        collected: what the LFs said, as the engine returns it; None keeps no votes. id: from ``new_id()``, where the
-        caller needs it before; None makes one.
         Calls that wait at the same time are committed together. Raises StoreUnavailable; then it may or may not be
         kept.
         """
+        batch, row = self._made(**told)
+        self._database.insert(_T, row)
+        self._sweep(batch)
+        return batch
+
+    async def add_soon(self, **told: Unpack[ToKeep]) -> Batch:
+        """Do the same as ``add`` where whoever waits for the disk is an event loop; for calls of few items."""
+        batch, row = self._made(**told)
+        await self._database.insert_soon(_T, row)
+        self._sweep(batch)
+        return batch
+
+    def _made(self, **told: Unpack[ToKeep]) -> tuple[Batch, dict[str, Any]]:
+        id, labels = told.get("id"), told["labels"]
+        request_id, collected = told.get("request_id"), told.get("collected")
         if id is not None and not _ID.fullmatch(id):
             raise InvalidRequest(f"the id of a batch is one that new_id() made, got {id!r:.80}")
         batch = Batch(
             id=id or new_id(),
             created_at=self._database.now(),
-            key_id=storable("the id of a key", key_id),
+            key_id=storable("the id of a key", told["key_id"]),
             request_id=None if request_id is None else storable("the request id", request_id),
-            recipe_name=storable("the name of a recipe", recipe_name),
-            recipe_version=versions.recipe,
-            primitives=dict(versions.primitives),
-            label_model=versions.label_model,
+            recipe_name=storable("the name of a recipe", told["recipe_name"]),
+            recipe_version=told["versions"].recipe,
+            primitives=dict(told["versions"].primitives),
+            label_model=told["versions"].label_model,
             n_items=len(labels),
             n_errors=sum(label.status == "error" for label in labels),
             has_votes=collected is not None,
@@ -69,11 +88,12 @@ class Batches:
         row = {column.name: getattr(batch, column.name) for column in _TOLD}
         row["labels"] = pack_labels(labels)
         row["votes"] = None if collected is None else pack_votes(collected)
-        self._database.insert(_T, row)
+        return batch, row
+
+    def _sweep(self, batch: Batch) -> None:
         if self._keep is not None:
             older_than = batch.created_at - self._keep
             self._database.sweep(lambda connection: _remove_some(connection, older_than, SWEPT_AT_ONCE))
-        return batch
 
     def get(self, id: str) -> Batch:
         """Return a batch. Raises NotFound."""

@@ -91,6 +91,10 @@ class Database:
         """Add a row; return once it is durable. Rows that wait at the same time share a transaction."""
         self._group.wait(Job(table=table, row=row))
 
+    async def insert_soon(self, table: Table, row: dict[str, Any]) -> None:
+        """Do the same as ``insert`` for whoever waits on an event loop."""
+        await self._group.wait_soon(Job(table=table, row=row))
+
     def write_later(self, work: Callable[[Connection], Any]) -> None:
         """Do a function with the next group, and wait for nothing. Raises StoreUnavailable once closed."""
         self._group.put(Job(work=work))

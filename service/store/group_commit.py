@@ -6,6 +6,7 @@ waits for the disk the next group gathers, so that nobody waits for a timer. Not
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections import deque
@@ -65,10 +66,22 @@ class GroupCommit:
         except FutureTimeout:
             # What nobody waits for any more is dropped when its turn comes.
             job.done.cancel()
-            raise StoreUnavailable(
-                f"the store took more than {self._timeout_s:g} s to keep this; it may or may not be kept, so send it"
-                " again"
-            ) from None
+            raise self._late() from None
+
+    async def wait_soon(self, job: Job) -> Any:
+        """Do the same as ``wait`` on an event loop."""
+        self.put(job)
+        kept = asyncio.wrap_future(job.done)
+        done, _ = await asyncio.wait({kept}, timeout=self._timeout_s)
+        if not done:
+            job.done.cancel()
+            raise self._late()
+        return kept.result()
+
+    def _late(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"the store took more than {self._timeout_s:g} s to keep this; it may or may not be kept, so send it again"
+        )
 
     def close(self) -> None:
         """Commit what waits, and end the thread."""
