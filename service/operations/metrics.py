@@ -135,6 +135,14 @@ class Metrics:
         self.canary_failures = counter(
             "canary_failures_total", "Canaries that failed or came too late.", "line"
         )
+        self.jobs = gauge("jobs", "Batch jobs that are not over, of all replicas, by status.", "status")
+        self.jobs_ended = counter("jobs_ended_total", "Batch jobs that ended here, by how.", "status")
+        self.rows = counter(
+            "job_rows_total",
+            "Rows of batch jobs that were done here, by pass and outcome.",
+            "pass",
+            "outcome",
+        )
         for why in _LOSSES:  # A rate needs a zero to start from.
             self.dropped.labels(why)
 
@@ -202,6 +210,19 @@ class Metrics:
         self.canary.labels(label).observe(seconds)
         if failed:
             self.canary_failures.labels(label).inc()
+
+    def jobs_seen(self, counts: Mapping[str, int]) -> None:
+        """So many batch jobs are not over. counts: status → jobs."""
+        for status, n_jobs in counts.items():
+            self.jobs.labels(status).set(n_jobs)
+
+    def job_ended(self, status: str) -> None:
+        """A batch job that ran here is over."""
+        self.jobs_ended.labels(status).inc()
+
+    def job_rows(self, of_pass: str, outcome: str, n_rows: int) -> None:
+        """So many more rows of a batch job are done."""
+        self.rows.labels(of_pass, outcome).inc(n_rows)
 
     def page(self, accept: str = "") -> tuple[bytes, str]:
         """Return the page of metrics and its media type: Prometheus' text, or OpenMetrics where that is asked for."""

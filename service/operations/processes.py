@@ -38,7 +38,11 @@ class Children(Collector):
 
 
 def descendants(of: int) -> dict[int, int]:
-    """Return the live descendants of a process: pid → resident bytes."""
+    """Return the live descendants of a process, in its session: pid → resident bytes.
+
+    Batch jobs lead sessions of their own, and are none of those that decode.
+    """
+    session = os.getsid(of)
     children: dict[int, list[int]] = defaultdict(list)
     resident: dict[int, int] = {}
     for entry in os.listdir("/proc"):
@@ -50,7 +54,7 @@ def descendants(of: int) -> dict[int, int]:
         except OSError:  # It has ended meanwhile.
             continue
         state, parent, pages = fields[0], int(fields[1]), int(fields[21])
-        if state != "Z":
+        if state != "Z" and int(fields[3]) == session:
             children[parent].append(int(entry))
             resident[int(entry)] = pages * _PAGE_BYTES
     found: dict[int, int] = {}
