@@ -5,7 +5,8 @@
     labels/part-00000000.parquet        what was published, one file a shard
     manyeyes.json                       the commit of what was published: provenance, files, digests
     README.md, card/                    the data card
-    _manyeyes/manifests/<id>/           part-00000000.parquet …, manifest.json
+    _manyeyes/manifests/<id>.json       the shards of a manifest
+    _manyeyes/manifests/rows/           <digest>.parquet: the rows of one shard, for every manifest that has it
     _manyeyes/publications/             what became manyeyes.json, in order: <number>.json
     _manyeyes/features/<version>/       <shard digest>-<attempt>.parquet, <shard digest>.json
     _manyeyes/jobs/<id>/                job.json, recipe.yaml, label_model/, generations/, leases/, parts/, commits/, …
@@ -28,14 +29,14 @@ OWN: Final = "_manyeyes/"
 LATEST: Final = "_manyeyes/latest.json"
 
 
-def manifest_folder(manifest: str) -> str:
-    """Return the folder of a manifest."""
-    return f"{OWN}manifests/{manifest}/"
+def manifest_file(manifest: str) -> str:
+    """Return the shards of a manifest."""
+    return f"{OWN}manifests/{manifest}.json"
 
 
-def manifest_part(manifest: str, index: int) -> str:
-    """Return the rows of one shard of a manifest."""
-    return f"{manifest_folder(manifest)}part-{index:08d}.parquet"
+def manifest_rows(digest: str) -> str:
+    """Return the rows of a shard, under the sha256 of the object: nobody writes others over them."""
+    return f"{OWN}manifests/rows/{digest}.parquet"
 
 
 def features_folder(version: str) -> str:
@@ -91,6 +92,11 @@ def part_file(job: str, pass_: PassName, generation: int, shard: int, attempt: s
 def events_folder(job: str) -> str:
     """Return what was told of a job: changes of status, and what went wrong on the way."""
     return f"{job_folder(job)}events/"
+
+
+def tally_file(job: str, pass_: PassName, generation: int) -> str:
+    """Return what the commits of a pass added up to a while ago, which spares readers most of them."""
+    return f"{job_folder(job)}tallies/{pass_}-{generation}.json"
 
 
 def cancel_file(job: str) -> str:
