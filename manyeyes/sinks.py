@@ -100,6 +100,20 @@ def read_versions(path: str | os.PathLike[str]) -> Versions:
     raise InvalidRequest(f"{os.fspath(path)} holds no labels")
 
 
+def labels_of_table(table: Any) -> Iterator[Label]:
+    """Yield the labels of an Arrow table with the columns above, in order; its schema holds what Parquet files hold."""
+    classes = _told(table)["classes"]
+    for batch in table.to_batches(max_chunksize=_ROW_GROUP):
+        for row in batch.to_pylist():
+            yield _unflat(row, classes)[0]
+
+
+def table_versions(table: Any) -> Versions:
+    """Return what made the labels of an Arrow table."""
+    told = _told(table)
+    return Versions(told["recipe_version"], told["primitive_versions"], told["label_model_version"])
+
+
 def find_label(path: str | os.PathLike[str], item_id: str) -> tuple[Label, Versions]:
     """Return one item's label and what made it.
 
@@ -312,6 +326,11 @@ def _read_parquet(path: Path, only: str | None) -> Iterator[tuple[Label, Version
             for batch in file.read_row_group(group).to_batches(max_chunksize=_ROW_GROUP):
                 for row in batch.to_pylist():
                     yield _unflat(row, told["classes"])
+
+
+def _told(table: Any) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+    return told
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -139,7 +139,8 @@ def _parts(storage: Storage) -> Iterator[str]:
 
 def _how_far(storage: Storage) -> str:
     """Return in words what there is instead of a dataset."""
-    from manyeyes.service.jobs.run import find_job, progress_of  # which publishes, and so imports this module
+    from manyeyes.service.jobs.control import find_job  # which asks what is published
+    from manyeyes.service.jobs.progress import progress_of
 
     try:
         job = find_job(storage).id
@@ -149,6 +150,6 @@ def _how_far(storage: Storage) -> str:
     because = f" ({told.message})" if told.message else ""
     status = told.status.replace("_", " ")
     return (
-        f"job {job} is {status}{because}, with {told.shards_done:,} of {told.shards:,} shards done in the pass that makes"
-        f" {told.pass_}; run it again to go on, or wait for it"
+        f"job {job} is {status}{because}, with {told.shards_done:,} of {told.shards:,} shards done in the pass that"
+        f" makes {told.pass_}; run it again to go on, or wait for it"
     )
