@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
@@ -27,6 +28,7 @@ from manyeyes.service.context import Service
 from manyeyes.service.decoding.decoders import decoder_for
 from manyeyes.service.errors import handle_errors
 from manyeyes.service.fetching.fetcher import Fetcher
+from manyeyes.service.jobs.service_jobs import ServiceJobs
 from manyeyes.service.middleware.bodies import BodyLimit
 from manyeyes.service.middleware.connections import connection_class
 from manyeyes.service.middleware.door import Door
@@ -53,6 +55,7 @@ from manyeyes.service.routes import (
     batches,
     features,
     health,
+    jobs,
     label_models,
     label_studio,
     labels,
@@ -91,6 +94,7 @@ GROUPS: Final = (
     recipes,
     batches,
     label_models,
+    jobs,
     access,
 )
 """The groups of routes. Each module has ``make_router(service)`` and SHAPES, what its calls and answers look like."""
@@ -133,6 +137,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         fetcher=Fetcher(settings),
         store=store,
         keys=keys,
+        jobs=None if store is None else ServiceJobs(store, settings, metrics),
         metrics=metrics,
         readiness=Readiness(checks, metrics=metrics),
     )
@@ -184,9 +189,13 @@ async def _lifespan(service: Service, canaries: Canaries, tracing: Tracing | Non
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(canaries.run)
+            if service.jobs is not None:
+                service.jobs.start()
             yield
             group.cancel_scope.cancel()
     finally:
+        if service.jobs is not None:
+            await anyio.to_thread.run_sync(service.jobs.drain)
         await anyio.to_thread.run_sync(service.engine.close)
         if service.store is not None:
             await anyio.to_thread.run_sync(service.store.close)
@@ -242,19 +251,30 @@ def listen(settings: ServiceSettings) -> socket.socket:
 
 def make_server(app: FastAPI) -> uvicorn.Server:
     """Return the server for an app; ``run(sockets=[…])`` runs it."""
-    engine: Engine = app.state.service.engine
+    service: Service = app.state.service
     return DrainingServer(
         uvicorn.Config(
             app,
-            http=connection_class(app.state.service.settings),
+            http=connection_class(service.settings),
             log_config=None,
             access_log=False,  # RequestLog writes one line a request, with more in it.
             server_header=False,
             proxy_headers=False,  # Forwarded believes those whom the operator names.
             timeout_graceful_shutdown=30,
         ),
-        engine.drain,
+        lambda: _drain(service),
     )
+
+
+def _drain(service: Service) -> bool:
+    """Finish the calls that were taken, and stop the jobs, which go on elsewhere or later; return whether all did."""
+    if service.jobs is None:
+        return service.engine.drain()
+    stopping = threading.Thread(target=service.jobs.drain, name="manyeyes-jobs-drain")
+    stopping.start()
+    done = service.engine.drain()
+    stopping.join()
+    return done
 
 
 def _open_paths(routers: Sequence[APIRouter]) -> frozenset[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from manyeyes.service.access.keyring import Keyring
 from manyeyes.service.fetching.fetcher import Fetcher
+from manyeyes.service.jobs.service_jobs import ServiceJobs
 from manyeyes.service.operations.metrics import Metrics
 from manyeyes.service.operations.readiness import Readiness
 from manyeyes.service.pipeline.engine import Engine
@@ -20,7 +21,7 @@ class Service:
 
     settings: of the operator. recipes: those that callers may name. engine: labels items and computes features.
     fetcher: gets the images that items name by address. store: what is kept; None where nothing is to be.
-    keys: what opens the service.
+    keys: what opens the service. jobs: runs batch jobs; None where there is no store.
     metrics: what is counted. readiness: what must work before calls are sent here.
     """
 
@@ -30,5 +31,6 @@ class Service:
     fetcher: Fetcher
     store: Store | None = None
     keys: Keyring | None = None
+    jobs: ServiceJobs | None = None
     metrics: Metrics = field(default_factory=Metrics)
     readiness: Readiness = field(default_factory=lambda: Readiness({}))

@@ -17,6 +17,7 @@ from manyeyes.errors import InvalidSettings
 from manyeyes.service.access.settings import AccessSettings
 from manyeyes.service.decoding.settings import DecodeSettings
 from manyeyes.service.fetching.settings import FetchSettings
+from manyeyes.service.jobs.settings import JobSettings
 from manyeyes.service.middleware.settings import ConnectionSettings
 from manyeyes.service.operations.settings import OperationsSettings
 from manyeyes.service.pipeline.settings import PipelineSettings
@@ -43,6 +44,7 @@ class ServiceSettings(
     PipelineSettings,
     DecodeSettings,
     ConnectionSettings,
+    JobSettings,
 ):
     """How a service behaves.
 

@@ -9,7 +9,7 @@
     _manyeyes/manifests/rows/           <digest>.parquet: the rows of one shard, for every manifest that has it
     _manyeyes/publications/             what became manyeyes.json, in order: <number>.json
     _manyeyes/features/<version>/       <shard digest>-<attempt>.parquet, <shard digest>.json
-    _manyeyes/submitted/<id>/           what came with a call over HTTP: items.jsonl, label_model/
+    _manyeyes/submitted/<digest>/       what came with a call over HTTP: items.jsonl, label_model/
     _manyeyes/jobs/<id>/                job.json, recipe.yaml, label_model/, generations/, leases/, parts/, commits/, …
 
 Readers of tables pass over names that begin with an underscore.
@@ -45,9 +45,9 @@ def features_folder(version: str) -> str:
     return f"{OWN}features/{version}/"
 
 
-def submitted_folder(id: str) -> str:
-    """Return what came with a call over HTTP; id: of the service's job."""
-    return f"{OWN}submitted/{id}/"
+def submitted_folder(digest: str) -> str:
+    """Return what came with a call over HTTP; digest: of it, so that the same call finds the same job."""
+    return f"{OWN}submitted/{digest}/"
 
 
 def job_folder(job: str) -> str:

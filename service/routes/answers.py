@@ -25,8 +25,10 @@ TOLD: Final = {
     429: "Too much waits already, or the key asks too often; come back after `Retry-After` seconds",
     500: "The service failed",
     501: "An optional package is not installed on the service",
+    502: "A bucket that the call names does not do what is asked of it",
     503: "On its way down, or its database does not answer; come back after `Retry-After` seconds",
     504: "Not done within the time that a call has",
+    507: "There is no room left in the bucket that the call names",
 }
 ALWAYS: Final = (401, 403, 429, 500, 503)
 """What any route may answer."""
