@@ -24,7 +24,7 @@ def file_name(item: Item) -> str:
     if not isinstance(source, str):
         source = os.fsdecode(source) if isinstance(source, os.PathLike) else item.id
     path = source
-    if "://" in path:
+    if path.startswith(("http://", "https://")):  # keys of buckets may hold ? and #
         path = urlsplit(path).path
     if "\\" in path:
         path = path.replace("\\", "/")
