@@ -56,7 +56,7 @@ class BucketPlace:
             got = obstore.get(self._store, path)
             data = got.bytes().to_bytes()
             if len(data) != got.meta["size"]:
-                raise _Short(f"it ended after {len(data)} of {got.meta['size']} bytes")
+                raise _Unlike(f"it ended after {len(data)} of {got.meta['size']} bytes")
             return data
 
         return self._do("read", path, get)
@@ -87,7 +87,10 @@ class BucketPlace:
                 obstore.put(self._store, path, data, mode="create", use_multipart=False)
             except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
                 # It may be ours: the answer to an earlier try, of obstore's or of this one, may have been lost.
-                return self.get(path) == data
+                try:
+                    return self.get(path) == data
+                except NotFound:
+                    raise _Unlike("it is said to be there, but is not") from None
             return True
 
         return self._do("write", path, create)
@@ -163,7 +166,7 @@ class BucketPlace:
                 if any(word in str(error) for word in _NO_BUCKET):
                     raise self._failed(what, path, error) from None
                 raise NotFound(f"there is no {path!r} in {self.uri}") from None
-            except (exceptions.BaseError, OSError, _Short) as error:
+            except (exceptions.BaseError, OSError, _Unlike) as error:
                 told = str(error)
                 waited = time.monotonic() - started
                 if _lasting(error, told) or waited >= patience_s:
@@ -181,8 +184,8 @@ class BucketPlace:
         return kind(f"cannot {what} {where}: {_brief(error, told)}. {_advice(error, told)}")
 
 
-class _Short(Exception):
-    """A body that ended too soon."""
+class _Unlike(Exception):
+    """An answer that cannot be; the next may be right."""
 
 
 def _meta(told: Any) -> Meta:
@@ -201,8 +204,14 @@ def _lasting(error: BaseException, told: str) -> bool:
 
 def _brief(error: BaseException, told: str) -> str:
     # Not the text itself: a store's answer may hold an account, and an address a signature.
-    if isinstance(error, _Short):
+    if isinstance(error, _Unlike):
         return told
+    if "timed out" in told:
+        return "no answer in time"
+    if "error sending request" in told and "dns" in told:
+        return "the name of the endpoint is not known"
+    if "error sending request" in told:
+        return "no connection"
     code, status = _CODE.search(told), _STATUS.search(told)
     name = next((group for group in code.groups() if group), "") if code else ""
     parts = [f"status {status[1]}" if status else "", name]
