@@ -179,7 +179,7 @@ class Commit:
 class Progress:
     """How far a job is, derived from its commits. computed: feature → inputs that its model was given in this job.
 
-    seconds: since it was first started. rows_per_s, eta_s: as far as is known.
+    seconds: since it was first started. rows_per_s, eta_s: as far as is known. n_rows: of the job; 0 until all are listed.
     """
 
     job: str
@@ -193,3 +193,4 @@ class Progress:
     seconds: float = 0.0
     rows_per_s: float | None = None
     eta_s: float | None = None
+    n_rows: int = 0

@@ -1,0 +1,119 @@
+"""What others may do to a job, from any process and machine: find it, cancel it, have its failed rows tried again."""
+
+from __future__ import annotations
+
+import json
+
+from manyeyes.errors import InvalidRequest, NotFound
+from manyeyes.service.jobs.commits import Commits
+from manyeyes.service.jobs.events import ENDED, last_status, tell_status
+from manyeyes.service.jobs.generations import MAY_PASS, Generation, add_generation, latest_generation
+from manyeyes.service.jobs.job import Job, read_job
+from manyeyes.service.jobs.layout import LATEST, cancel_file
+from manyeyes.service.jobs.provenance import read_published
+from manyeyes.service.jobs.shapes import Commit
+from manyeyes.service.jobs.storage import Storage
+
+
+def find_job(storage: Storage, job_id: str | None = None) -> Job:
+    """Return a job; without an id, the one that was begun last. Raises NotFound if there is none."""
+    if job_id is not None:
+        return read_job(storage, job_id)
+    found = read_latest(storage)
+    if found is None:
+        raise NotFound(
+            f"no job was begun in {storage.uri}; manyeyes job run SOURCE --recipe R --out … begins one"
+        )
+    return read_job(storage, found)
+
+
+def read_latest(storage: Storage) -> str | None:
+    """Return the id of the job that was begun last, or None before the first."""
+    try:
+        return str(json.loads(storage.get(LATEST))["job"])
+    except NotFound:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return None  # damaged: what it saves is a listing, and every job is still there under its id
+
+
+def write_latest(storage: Storage, job: Job) -> None:
+    """Note that a job was begun last, unless that is what stands there."""
+    if read_latest(storage) != job.id:
+        storage.put(LATEST, json.dumps({"job": job.id, "manifest": job.manifest}, sort_keys=True).encode())
+
+
+def cancel(storage: Storage, job_id: str) -> bool:
+    """Have a job stopped, whoever runs it, within seconds; what was done stays. Returns whether there was one to stop.
+
+    Running it again goes on. Raises NotFound if there is no such job.
+    """
+    read_job(storage, job_id)
+    last = last_status(storage, job_id)
+    if last is not None and last.status in ENDED:
+        return False
+    storage.put(cancel_file(job_id), b"{}")
+    tell_status(storage, job_id, "cancelling", "somebody asked for it")
+    return True
+
+
+def is_cancelled(storage: Storage, job_id: str) -> bool:
+    """Return whether a job shall stop."""
+    return storage.exists(cancel_file(job_id))
+
+
+def is_published(storage: Storage, job_id: str) -> bool:
+    """Return whether the labels of a job's newest generation are what is published in its place."""
+    try:
+        told = read_published(storage)
+    except (NotFound, InvalidRequest):
+        return False
+    return (told.job, told.generation) == (job_id, latest_generation(storage, job_id))
+
+
+def take_up(storage: Storage, job_id: str) -> bool:
+    """Let a job that had been cancelled begin again; return whether it may.
+
+    It may not where it is to be cancelled and nobody has stopped it yet: that may have been meant for who asks here.
+    """
+    if not is_cancelled(storage, job_id):
+        return True
+    last = last_status(storage, job_id)
+    if last is None or last.status not in ENDED:
+        return False
+    storage.delete([cancel_file(job_id)])
+    return True
+
+
+def retry_failed(storage: Storage, job_id: str, *, every: bool = False) -> Generation | None:
+    """Have the failed rows of a job tried again; the job is then to be run once more. Returns None if there are none.
+
+    every: also those whose failure does not pass by itself, such as images that cannot be decoded. Raises NotFound if
+    there is no such job, InvalidRequest if it is under way: then rows are still being tried.
+    """
+    job = read_job(storage, job_id)
+    last = last_status(storage, job.id)
+    if last is not None and last.status not in ENDED:
+        raise InvalidRequest(
+            f"job {job.id} is {last.status}; retry its failed rows once it has ended: run it to its end, or cancel it"
+        )
+    again = () if every else MAY_PASS
+    newest: dict[int, Commit] = {}
+    for index in range(latest_generation(storage, job.id) + 1):
+        newest |= {commit.shard: commit for commit in Commits(storage, job.id, "votes", index).all()}
+    shards = [
+        shard
+        for shard, commit in newest.items()
+        if any(n and (every or code in again) for code, n in commit.counts.errors.items())
+    ]
+    if not shards:
+        return None
+    generation = add_generation(storage, job.id, shards, again)
+    tell_status(
+        storage,
+        job.id,
+        "in_progress",
+        f"failed rows of {len(shards):,} shards are tried again",
+        generation=generation.index,
+    )
+    return generation
