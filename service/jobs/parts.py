@@ -67,10 +67,10 @@ class VotesPart:
             "position": pa.array(self.positions, pa.int32()),
             "id": pa.array(self.ids, pa.string()),
         } | error_columns(self.errors, self.attempts, n)
-        scored: npt.NDArray[np.bool_] = (~np.isnan(votes.scores)).any(axis=0)
+        scored = set(np.unique(np.nonzero(~np.isnan(votes.scores))[1]).tolist())
         for j in range(votes.n_lfs):
             columns[f"{_VOTE}{j}"] = pa.array(np.ascontiguousarray(votes.classes[:, j]))
-            if scored[j]:
+            if j in scored:
                 columns[f"{_SCORE}{j}"] = pa.array(np.ascontiguousarray(votes.scores[:, j]))
         told = {
             "format": FORMAT,
