@@ -78,7 +78,7 @@ def primitive_refusals(primitives: Mapping[str, PrimitiveSpec], allowed_models: 
         refused += [
             f"primitives.{name}.{field}: a path on this machine is not allowed from outside"
             for field, value in told.items()
-            if isinstance(value, (str, os.PathLike)) and _is_path(os.fspath(value))
+            if isinstance(value, (str, os.PathLike)) and is_path(os.fspath(value))
         ]
         if (why := spec.refused_from_outside()) is not None:
             refused.append(f"primitives.{name}.{why}")
@@ -91,7 +91,8 @@ def _numbers(value: Any) -> list[float]:
     return [value] if isinstance(value, (int, float)) else []
 
 
-def _is_path(value: str) -> bool:
+def is_path(value: str) -> bool:
+    """Return whether what names a model looks like the path of a file on this machine."""
     # An `hf-hub:owner/model` has a slash, too, but a colon before it.
     looks_like_one = value.startswith(("/", "~", ".", "\\", "file:")) or value.lower().endswith(_SUFFIXES)
     return looks_like_one or ("/" in value and ":" not in value.partition("/")[0])

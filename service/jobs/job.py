@@ -10,7 +10,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,6 +47,18 @@ class Job:
     label_model: str | None = None
     gold: str | None = None
     trusted: bool = True
+
+    def made_id(self) -> str:
+        """Return the id that follows from all that decides what the labels are."""
+        decisive = [
+            self.manifest,
+            self.recipe.version,
+            dict(self.versions),
+            dict(self.lf_versions),
+            self.label_model,
+            self.gold,
+        ]
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:20]
 
     def to_json(self) -> bytes:
         """Return the file of a job; ``from_json`` gives back an equal one."""
@@ -151,9 +163,8 @@ def write_job(
     manifest_id = manifest if isinstance(manifest, str) else manifest.id
     lf_versions = {lf.name: lf.version for lf in labeler.lfs if lf.operator_only}
     digest = None if known is None else hashlib.sha256(known).hexdigest()
-    decisive = [manifest_id, recipe.version, versions, lf_versions, given, digest]
     job = Job(
-        id=hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:20],
+        id="",
         manifest=manifest_id,
         recipe=recipe,
         versions=versions,
@@ -163,6 +174,7 @@ def write_job(
         gold=digest,
         trusted=trusted,
     )
+    job = replace(job, id=job.made_id())
     if storage.exists(job_file(job.id)):
         return read_job(storage, job.id)
     # All of these follow from the id, so whoever writes them at the same time writes the same.
