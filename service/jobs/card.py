@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import yaml
 
-from manyeyes.errors import by_code
+from manyeyes.errors import NotFound, by_code
 from manyeyes.lfs.analysis import wilson
 from manyeyes.report import shown_percent
 from manyeyes.service.jobs import layout
@@ -19,6 +19,9 @@ from manyeyes.service.jobs.charts import bars, histogram
 from manyeyes.service.jobs.published import Published
 from manyeyes.service.jobs.storage import Storage
 
+_MARK: Final = (
+    "<!-- Made by manyeyes from manyeyes.json, and made anew with it: what is changed here is lost. -->"
+)
 _MAX_CLASSES: Final = 30  # in pictures and tables; the rest is added up
 _FIRST: Final = ("name", "description", "classes", "kind", "model", "on", "using", "primitives", "lfs")
 _SIZES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
@@ -26,17 +29,33 @@ _LARGER: Final = ((10**7, "1M<n<10M"), (10**8, "10M<n<100M"), (10**9, "100M<n<1B
 
 
 def write_card(storage: Storage, published: Published) -> None:
-    """Write ``README.md`` and ``card/*.svg``; the same dataset gives the same bytes. ``publish`` calls it."""
+    """Write ``README.md`` and ``card/*.svg``; the same dataset gives the same bytes. ``publish`` calls it.
+
+    A ``README.md`` that is no card stays as it is.
+    """
     for path, data in card_files(published).items():
-        storage.put(path, data)
+        if path != layout.README or _may_replace(storage):
+            storage.put(path, data)
+
+
+def _may_replace(storage: Storage) -> bool:
+    try:
+        return is_ours(storage.get(layout.README))
+    except NotFound:
+        return True
 
 
 def card_files(published: Published) -> dict[str, bytes]:
     """Return the card: path below the dataset's place → bytes. The page comes last, after what it shows."""
     pictures = _pictures(published)
-    page = "\n\n".join(part for part in _page(published) if part) + "\n"
+    page = "\n\n".join(part for part in (*_page(published), _MARK) if part) + "\n"
     files = {layout.CARD + name: text.encode() for name, text in pictures.items()}
     return files | {layout.README: page.encode()}
+
+
+def is_ours(page: bytes) -> bool:
+    """Return whether a page is a card, and not somebody's own text."""
+    return _MARK.encode() in page
 
 
 def _pictures(told: Published) -> dict[str, str]:

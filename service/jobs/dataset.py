@@ -127,9 +127,14 @@ class Dataset:
         for rows, table in _in_threads(lambda pair: self.shard(*pair), pairs):
             yield from zip(rows, labels_of_table(table), strict=True)
 
-    def shard(self, file: LabelsFile, shard: Shard) -> tuple[list[Row], pa.Table]:
-        """Return the rows of a shard and the table of their labels; raises StorageFailed if these are not theirs."""
-        rows, table = read_rows(self.storage, shard), self._table(file)
+    def shard(
+        self, file: LabelsFile, shard: Shard, columns: Sequence[str] | None = None
+    ) -> tuple[list[Row], pa.Table]:
+        """Return the rows of a shard and the table of their labels; raises StorageFailed if these are not theirs.
+
+        columns: only these, the id among them.
+        """
+        rows, table = read_rows(self.storage, shard), self._table(file, columns)
         if table["id"].to_pylist() != [row.id for row in rows]:
             raise StorageFailed(
                 f"{file.path!r} of {self.storage.uri} does not hold the labels of shard {shard.index}; run manyeyes"

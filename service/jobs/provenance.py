@@ -66,11 +66,25 @@ def settle(storage: Storage) -> Published:
         storage.put(layout.PUBLISHED, told.to_bytes())
         if _latest(storage)[0] != number:
             continue
-        current = {file.path for file in told.files}
-        storage.delete([path for path in _parts(storage) if path not in current])
+        storage.delete(unlisted_parts(storage, told))
         # Who came in between may have lost files to what was just deleted.
         if _latest(storage)[0] == number:
             return told
+
+
+def kept_publication(storage: Storage) -> Published:
+    """Return what was published last, as the job's folder keeps it. Raises NotFound, or InvalidRequest if damaged."""
+    if not _numbers(storage):
+        raise NotFound(f"there are no publications in {storage.uri}")
+    _, job, generation = _latest(storage)
+    path = layout.published_file(job, generation)
+    return Published.from_bytes(storage.get(path), where=f"{path!r} of {storage.uri}")
+
+
+def unlisted_parts(storage: Storage, told: Published) -> list[str]:
+    """Return the parts of labels beside those that were published."""
+    current = {file.path for file in told.files}
+    return [path for path in _parts(storage) if path not in current]
 
 
 def winner(storage: Storage, told: Published, file: LabelsFile) -> str:
@@ -117,8 +131,14 @@ def _announce(storage: Storage, job: str, generation: int) -> None:
 
 
 def _read(storage: Storage, number: int) -> tuple[str, int]:
-    told = json.loads(storage.get(layout.publication(number)))
-    return told["job"], told["generation"]
+    path = layout.publication(number)
+    try:
+        told = json.loads(storage.get(path))
+        return str(told["job"]), int(told["generation"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidRequest(
+            f"{path!r} of {storage.uri} is damaged; delete it, and run the job again"
+        ) from error
 
 
 def _latest(storage: Storage) -> tuple[int, str, int]:

@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+import numpy as np
+
+from manyeyes.errors import InvalidRequest, ManyeyesError, NotFound, UntrustedRecipe
+from manyeyes.service.jobs import layout
+from manyeyes.service.jobs.card import card_files, is_ours
+from manyeyes.service.jobs.dataset import Dataset
+from manyeyes.service.jobs.describing import describe, newest
+from manyeyes.service.jobs.generations import MAY_PASS
+from manyeyes.service.jobs.ids import Ids
+from manyeyes.service.jobs.job import Job, gold_file, read_job, recipe_file
+from manyeyes.service.jobs.manifest import seal
+from manyeyes.service.jobs.parts import digest_of
+from manyeyes.service.jobs.provenance import kept_publication, read_published, unlisted_parts
+from manyeyes.service.jobs.published import Published
+from manyeyes.service.jobs.replay import Replay
+from manyeyes.service.jobs.shapes import Row
 from manyeyes.service.jobs.storage import Storage
+from manyeyes.trust import is_path
 
 if TYPE_CHECKING:
     from manyeyes.service.fetching.buckets import Buckets
 
 Kind: TypeAlias = Literal["damaged", "missing", "counts", "provenance", "source", "version", "different"]
+Tell: TypeAlias = Callable[[str, int, int], None]
+
+_READERS: Final = 8
+_BATCH: Final = 256
+_OF_THE_MACHINE: Final = ("software",)
+_NOT_COMPARED: Final = ("attempts", "error_message")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +67,9 @@ class Verification:
     findings: tuple[Finding, ...]
 
     @property
-    def ok(self) -> bool: ...
+    def ok(self) -> bool:
+        """Whether everything is as it says."""
+        return not self.findings
 
 
 def verify(
@@ -50,12 +77,317 @@ def verify(
     *,
     sample: int = 200,
     seed: int = 0,
+    trusted: bool = False,
     buckets: Buckets | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Tell | None = None,
 ) -> Verification:
     """Hold a dataset to what it says of itself; see ``Verification``.
 
-    sample: rows that are made again, drawn with ``seed``; 0 makes none. progress: what, how many done, of how many.
-    Raises NotFound where no job has finished.
+    Every file is held to its digest, the rows are counted and compared with the manifest, what ``manyeyes.json`` says
+    is worked out again from the job's commits, and a sample of the labels is made again from the bytes at the source:
+    class, probabilities and reasons must be the same to the last bit. Rows that failed because something did not
+    answer are left out of the sample.
+
+    sample: rows that are made again, drawn with ``seed``; 0 makes none. trusted: whether the recipe may run code and
+    load files that it names; it came with the dataset, so only who knows where that is from can say. buckets: an
+    operator's, where not everything may be read. progress: told what is done, how far, and of how much.
+    Raises NotFound where no job has finished, InvalidRequest where nothing can be told of a damaged one.
     """
-    raise NotImplementedError
+    storage = out if isinstance(out, Storage) else Storage.open(os.fspath(out), buckets=buckets)
+    verifying = _Verifying(storage, buckets, progress or (lambda *_: None), trusted=trusted)
+    return verifying.run(sample, seed)
+
+
+class _Verifying:
+    def __init__(self, storage: Storage, buckets: Buckets | None, tell: Tell, *, trusted: bool) -> None:
+        self.storage = storage
+        self.buckets = buckets
+        self.tell = tell
+        self.trusted = trusted
+        self.findings: list[Finding] = []
+        self.n_files = 0
+        self.n_rows = 0
+        self.n_sampled = 0
+        self.n_same = 0
+
+    def run(self, sample: int, seed: int) -> Verification:
+        told = self._published()
+        dataset = Dataset(self.storage, told, buckets=self.buckets)
+        self._files(told)
+        job = self._job(told)
+        if job is not None and self._manifest(dataset):
+            self._rows(dataset)
+            self._parts(told, job)
+            if sample > 0 and len(dataset) and self._may_run(job):
+                self._sample(dataset, job, min(sample, len(dataset)), seed)
+        return Verification(
+            told.job, self.n_files, self.n_rows, self.n_sampled, self.n_same, tuple(self.findings)
+        )
+
+    def find(self, kind: Kind, where: str, message: str) -> None:
+        self.findings.append(Finding(kind, where, message))
+
+    def _published(self) -> Published:
+        self.n_files += 1
+        try:
+            told = read_published(self.storage)
+        except InvalidRequest as error:
+            self.find("damaged", layout.PUBLISHED, str(error))
+            return kept_publication(self.storage)
+        try:
+            kept = kept_publication(self.storage)
+        except (NotFound, InvalidRequest) as error:
+            self.find("provenance", layout.PUBLICATIONS, f"what was published is not kept: {error}")
+        else:
+            if kept != told:
+                differ = ", ".join(_differing(kept, told))
+                self.find(
+                    "provenance",
+                    layout.PUBLISHED,
+                    f"is not what was published last ({differ}); run the job again, which publishes it again",
+                )
+        return told
+
+    def _files(self, told: Published) -> None:
+        expected = {file.path: (file.size, file.sha256) for file in told.files}
+        self._digests("files", expected)
+        for path in unlisted_parts(self.storage, told):
+            self.find(
+                "counts", path, "is no part of this dataset; who reads the folder would count its rows, too"
+            )
+        card = card_files(told)
+        try:
+            if not is_ours(self.storage.get(layout.README)):
+                del card[layout.README]  # somebody's own
+        except NotFound:
+            pass
+        self._digests("card", {path: (len(data), digest_of(data)) for path, data in card.items()})
+
+    def _digests(self, what: str, expected: Mapping[str, tuple[int | None, str]]) -> None:
+        """Hold files to their digests. expected: path → size, where it is known, and sha256."""
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="manyeyes-verify") as pool:
+            found = pool.map(partial(_digest, self.storage), expected)
+            for n, (path, (size, digest)) in enumerate(zip(expected, found, strict=True), 1):
+                self.n_files += 1
+                if digest is None:
+                    self.find("missing", path, "is not there")
+                elif digest != expected[path][1]:
+                    wanted = expected[path][0]
+                    sizes = "" if size == wanted or wanted is None else f": {size:,} bytes, not {wanted:,}"
+                    self.find("damaged", path, f"is not what was written{sizes}")
+                self.tell(what, n, len(expected))
+
+    def _job(self, told: Published) -> Job | None:
+        path = layout.job_file(told.job)
+        self.n_files += 1
+        try:
+            job = read_job(self.storage, told.job)
+        except NotFound:
+            self.find(
+                "missing", path, "is not there, so nothing can be made again; the labels themselves are"
+            )
+            return None
+        except ManyeyesError as error:
+            self.find("damaged", path, str(error))
+            return None
+        same = {
+            "id": (job.made_id(), told.job),
+            "manifest": (job.manifest, told.manifest),
+            "recipe": (job.recipe.version, told.versions.recipe),
+            "primitives": (dict(job.versions), dict(told.versions.primitives)),
+        }
+        wrong = [name for name, (a, b) in same.items() if a != b]
+        if wrong:
+            self.find("provenance", path, f"does not fit manyeyes.json, or itself: {', '.join(wrong)}")
+            return None
+        beside = {recipe_file(job.id): digest_of(job.recipe.to_yaml().encode())}
+        if job.gold is not None:
+            beside[gold_file(job.id)] = job.gold
+        self._digests("job", {name: (None, digest) for name, digest in beside.items()})
+        return job
+
+    def _may_run(self, job: Job) -> bool:
+        """Whether making labels again would run nothing that came with the dataset."""
+        names = {spec.model for spec in job.recipe.primitives.values()}
+        names |= {model for lf in job.recipe.lfs for model in lf.named_models.values()}
+        try:
+            if not self.trusted:
+                job.recipe.check_untrusted({name for name in names if not is_path(name)})
+        except UntrustedRecipe as error:
+            self.find(
+                "version",
+                recipe_file(job.id),
+                f"no label was made again: {error}. If you know who wrote it, say so: manyeyes verify --trust-recipe",
+            )
+            return False
+        return True
+
+    def _manifest(self, dataset: Dataset) -> bool:
+        path = layout.manifest_file(dataset.published.manifest)
+        self.n_files += 1
+        try:
+            manifest = dataset.manifest
+        except NotFound:
+            self.find("missing", path, "is not there")
+            return False
+        except ManyeyesError as error:
+            self.find("damaged", path, str(error))
+            return False
+        places = [shard.index for shard in manifest.shards]
+        if seal(manifest).id != dataset.published.manifest or places != [
+            file.shard for file in dataset.published.files
+        ]:
+            self.find("damaged", path, "is not the manifest of that id")
+            return False
+        before = len(self.findings)
+        self._digests("manifest", {shard.part: (None, shard.digest) for shard in manifest.shards})
+        return len(self.findings) == before
+
+    def _rows(self, dataset: Dataset) -> None:
+        """Hold the labels to the manifest: each row once, in order, and no id twice."""
+        total = len(dataset.manifest.shards)
+        with Ids() as known:
+            for n, (file, rows) in enumerate(self._shards(dataset), 1):
+                self.n_rows += len(rows)
+                ids = [row.id for row in rows]
+                for name, one in zip(known.take(ids), ids, strict=True):
+                    if name != one:
+                        self.find("counts", one, f"names more than one row, the second in {file}")
+                self.tell("rows", n, total)
+        if not self.n_rows == dataset.manifest.n_rows == len(dataset):
+            self.find(
+                "counts",
+                layout.PUBLISHED,
+                f"says {len(dataset):,} rows; the manifest has {dataset.manifest.n_rows:,}, and there are labels of"
+                f" {self.n_rows:,}",
+            )
+
+    def _shards(self, dataset: Dataset) -> Iterator[tuple[str, list[Row]]]:
+        for file, shard in zip(dataset.published.files, dataset.manifest.shards, strict=True):
+            try:
+                rows, _ = dataset.shard(file, shard, columns=["id"])
+            except ManyeyesError as error:
+                if not any(found.where == file.path for found in self.findings):
+                    self.find("counts", file.path, str(error))
+                continue
+            yield file.path, rows
+
+    def _parts(self, told: Published, job: Job) -> None:
+        """Hold what the job keeps to its commits, and what ``manyeyes.json`` says to what comes of it now."""
+        before = len(self.findings)
+        for pass_ in ("votes", "labels"):
+            try:
+                commits = newest(self.storage, job.id, pass_, told.generation)
+            except ManyeyesError as error:
+                self.find("damaged", layout.commits_folder(job.id, pass_, told.generation), str(error))
+                return
+            parts = {
+                path: (None, digest)
+                for _, commit in commits.values()
+                for path, digest in commit.files.values()
+            }
+            self._digests(f"parts of {pass_}", parts)
+        if len(self.findings) > before:
+            return
+        self.tell("counts", 0, 1)
+        try:
+            again = describe(self.storage, job, told.generation)
+        except ManyeyesError as error:
+            self.find("provenance", layout.job_folder(job.id), str(error))
+            return
+        wrong = [name for name in _differing(told, again) if name not in _OF_THE_MACHINE]
+        if wrong:
+            self.find(
+                "provenance",
+                layout.PUBLISHED,
+                f"does not say what the job's commits come to: {', '.join(wrong)}",
+            )
+        self.tell("counts", 1, 1)
+
+    def _sample(self, dataset: Dataset, job: Job, sample: int, seed: int) -> None:
+        try:
+            replay = Replay(job, self.storage, dataset.published.generation, buckets=self.buckets)
+        except ManyeyesError as error:
+            self.find("version", "models", f"labels cannot be made again here: {error}")
+            return
+        with replay:
+            try:
+                differing = replay.differing()
+            except ManyeyesError as error:
+                self.find("version", "models", f"labels cannot be made again here: {error}")
+                return
+            for name, (then, now) in sorted(differing.items()):
+                self.find(
+                    "version",
+                    name,
+                    f"was {then or 'not there'} when the job ran and is {now} here; install what it was to compare",
+                )
+            if differing:
+                return
+            rows: list[Row] = []
+            told: list[dict[str, Any]] = []
+            chosen = np.sort(np.random.default_rng(seed).choice(len(dataset), size=sample, replace=False))
+            try:
+                for n, (row, label) in enumerate(_rows_at(dataset, chosen), 1):
+                    if label["error_code"] not in MAY_PASS:
+                        rows.append(row)
+                        told.append(label)
+                    if rows and (len(rows) == _BATCH or n == sample):
+                        self._compare(replay, rows, told)
+                        rows, told = [], []
+                    self.tell("sample", n, sample)
+            except ManyeyesError as error:
+                self.find("damaged", layout.LABELS, f"the sample ended early: {error}")
+
+    def _compare(self, replay: Replay, rows: list[Row], told: list[dict[str, Any]]) -> None:
+        try:
+            made = replay.label(rows)
+        except ManyeyesError as error:
+            self.find("version", "models", f"labels cannot be made again here: {error}")
+            return
+        for i, (row, before, now) in enumerate(zip(rows, told, made.labels.to_pylist(), strict=True)):
+            self.n_sampled += 1
+            # repr tells every two floats apart that differ in any bit, such as 0.0 and -0.0.
+            names = [
+                name for name in before if name not in _NOT_COMPARED and repr(before[name]) != repr(now[name])
+            ]
+            if not names:
+                self.n_same += 1
+            elif i in made.unread:
+                self.find("source", row.id, "{1} ({0})".format(*made.unread[i]))
+            else:
+                self.find(
+                    "different", row.id, "; ".join(_told(name, before[name], now[name]) for name in names[:3])
+                )
+
+
+def _rows_at(dataset: Dataset, places: Any) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """Yield the rows at some places of the whole, in order, with their labels as one flat row each."""
+    first = 0
+    for file, shard in zip(dataset.published.files, dataset.manifest.shards, strict=True):
+        here = places[(places >= first) & (places < first + file.rows)] - first
+        first += file.rows
+        if len(here):
+            rows, table = dataset.shard(file, shard)
+            yield from zip([rows[i] for i in here], table.take(here).to_pylist(), strict=True)
+
+
+def _digest(storage: Storage, path: str) -> tuple[int, str | None]:
+    try:
+        data = storage.get(path)
+    except NotFound:
+        return 0, None
+    return len(data), digest_of(data)
+
+
+def _differing(a: Published, b: Published) -> list[str]:
+    return [part.name for part in fields(Published) if getattr(a, part.name) != getattr(b, part.name)]
+
+
+def _told(name: str, before: Any, now: Any) -> str:
+    return f"{name} was {_short(before)} and comes out as {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    told = repr(value)
+    return told if len(told) <= 120 else told[:119] + "…"
