@@ -31,6 +31,7 @@ from manyeyes.errors import (
 from manyeyes.fitting import Collected
 from manyeyes.labeler import Labeler, extractor_for
 from manyeyes.primitives.cache import Cache
+from manyeyes.primitives.reading import Decode
 from manyeyes.service.fetching.buckets import Buckets
 from manyeyes.service.jobs.commits import Commits
 from manyeyes.service.jobs.fetch import Fetcher
@@ -42,7 +43,7 @@ from manyeyes.service.jobs.layout import part_file
 from manyeyes.service.jobs.leases import Lease, LeaseLost, Leases
 from manyeyes.service.jobs.manifest import read_rows
 from manyeyes.service.jobs.parts import digest_of, table_bytes
-from manyeyes.service.jobs.seeing import Seeing, Stopped, error_of_row, run_counted
+from manyeyes.service.jobs.seeing import Fetches, Seeing, Stopped, error_of_row, run_counted
 from manyeyes.service.jobs.shapes import Commit, Counts, PassName, Row, Shard
 from manyeyes.service.jobs.storage import Storage
 from manyeyes.service.jobs.voting import collect
@@ -111,11 +112,19 @@ class Outcome:
 class ShardWorker:
     """Works on shards of one pass of a job, on any number of threads at once. Loads the job and its models once.
 
+    fetcher, decode: who fetches rows and who makes pixels of them, where others do; by default this process.
     Raises NotFound if there is no such job, or no label model yet for its labels; InvalidRecipe, UntrustedRecipe or
     WeightsMismatch if this process would not do what was begun.
     """
 
-    def __init__(self, spec: WorkSpec, *, storage: Storage | None = None) -> None:
+    def __init__(
+        self,
+        spec: WorkSpec,
+        *,
+        storage: Storage | None = None,
+        fetcher: Fetches | None = None,
+        decode: Decode | None = None,
+    ) -> None:
         self.spec = spec
         self.storage = storage or Storage.open(spec.out, buckets=spec.buckets)
         self.job = read_job(self.storage, spec.job)
@@ -124,7 +133,8 @@ class ShardWorker:
         self._again = read_generation(self.storage, spec.job, spec.generation).again
         cache = Cache.shared(spec.cache) if spec.pass_ == "votes" else None
         self.labeler = Labeler(
-            self.job.recipe, extractor=extractor_for(self.job.recipe, cache=cache, run=run_counted)
+            self.job.recipe,
+            extractor=extractor_for(self.job.recipe, cache=cache, run=run_counted, decode=decode),
         )
         if not self.job.trusted:
             _refuse_code(self.labeler)
@@ -132,7 +142,7 @@ class ShardWorker:
         if spec.pass_ == "labels":
             load_files(self.labeler, label_model_files(self.job, self.storage, spec.generation))
             return
-        self._fetcher = Fetcher(buckets=spec.buckets)
+        self._fetcher = fetcher or Fetcher(buckets=spec.buckets)
         self._seeing = Seeing(
             self.labeler.extractor,
             self.storage,
