@@ -205,7 +205,7 @@ class ServiceJobs:
         mine.ended, mine.n_lines = None, 0
         mine.running = Running(
             {
-                "request": record.request,
+                **record.request,
                 "wish": record.wish,
                 "job": progress.get("job"),
                 "buckets_file": str(settings.buckets_file) if settings.buckets_file else None,

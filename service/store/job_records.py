@@ -19,10 +19,11 @@ Kind: TypeAlias = Literal["status", "progress", "log"]
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A batch job. request: what to do, as ``JobRequest`` says it. progress: as it was last told; None before.
+    """A batch job. request: what its process is told; its ``request`` is a ``JobRequest``.
 
-    wish: what is to happen next. claim: who runs it, if anybody; beat: grows for as long as it does. crashes: how often
-    its process died since it last got on. n_events: the number of its last event. errors: why it failed.
+    progress: as it was last told; None before. wish: what is to happen next. claim: who runs it, if anybody; beat:
+    grows for as long as it does. crashes: how often its process died since it last got on. n_events: the number of its
+    last event. errors: why it failed.
     """
 
     id: str

@@ -97,7 +97,7 @@ class Jobs:
                 action="job.create",
                 subject=f"job:{id}",
                 request_id=request_id,
-                details={"recipe": recipe_name, "out": request.get("out")},
+                details={"recipe": recipe_name, "out": request.get("request", {}).get("out")},
             )
             return _get(connection, id)
 
