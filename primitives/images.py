@@ -177,7 +177,7 @@ def _decode_bytes(data: bytes, limits: Limits, least_side: int | None) -> Decode
     if len(data) > limits.max_bytes:
         raise ImageTooLarge(f"the image has {len(data)} bytes; at most {limits.max_bytes} are allowed")
     try:
-        image = _pillows_open()(io.BytesIO(data), formats=FORMATS)
+        image = pillows_open()(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLarge(f"the image's header claims too many pixels: {error}") from error
     except UnidentifiedImageError as error:
@@ -210,7 +210,7 @@ def _decode_bytes(data: bytes, limits: Limits, least_side: int | None) -> Decode
         return _decoded(image, exif, whole=whole if factor > 1 else None)
 
 
-def _pillows_open() -> Callable[..., PILImage]:
+def pillows_open() -> Callable[..., PILImage]:
     """Return Pillow's own `open`; ultralytics replaces it by one that installs a package for an unknown format."""
     from PIL import Image
 
