@@ -44,12 +44,23 @@ lfs:
       horse: [a photo of a horse, a pony]
       ship: [a photo of a ship, a boat on the sea]
       truck: [a photo of a truck, a lorry]
-  - {name: flies, kind: prompt, threshold: 0.5, prompts: {airplane: something that flies, ship: something that swims}}
-  - {name: farm, kind: prompt, threshold: 0.5, prompts: {horse: an animal of the farm, deer: an animal of the woods}}
+  - name: moves
+    kind: prompt
+    prompts: {airplane: something that flies, ship: something that swims}
+    against: [something on wheels, an animal]
+  - name: lives
+    kind: prompt
+    prompts: {horse: an animal of the farm, deer: an animal of the woods}
+    against: [a pet, a bird, a machine]
 """
-EDITED: Final = RECIPE + (
-    "  - {name: on_wheels, kind: prompt, threshold: 0.5,"
-    " prompts: {truck: a large vehicle, automobile: a small vehicle}}\n"
+EDITED: Final = (
+    RECIPE
+    + """
+  - name: on_wheels
+    kind: prompt
+    prompts: {truck: a large vehicle, automobile: a small vehicle}
+    against: [an animal, a ship, an airplane]
+"""
 )
 BUCKET: Final = "photos"
 
