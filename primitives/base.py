@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeGuard,
+    runtime_checkable,
+)
 
 import numpy as np
 import numpy.typing as npt
@@ -126,6 +136,19 @@ class SideBySide(Protocol):
 
         Asked once it is loaded.
         """
+
+
+def is_preparing(primitive: Primitive) -> TypeGuard[PreparingPrimitive]:
+    """Return whether a primitive prepares its inputs; for each image of a call, where `isinstance` is too slow.
+
+    It would ask the primitive for all that a protocol names: its version, its dtype and its info, too.
+    """
+    return hasattr(primitive, "prepare")
+
+
+def is_dependent(primitive: object) -> TypeGuard[DependentPrimitive]:
+    """Return whether a primitive reads what others saw; as ``is_preparing`` does."""
+    return hasattr(primitive, "given") and hasattr(primitive, "bind")
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,11 @@ class _Clip:
             clip_identity(self.spec.model, self.spec.arch, self.spec.sha256)
             return load_clip(self.spec.model, self.spec.arch)
 
-        return shared_workers(("clip", self.spec.model_dump_json()), load)
+        return shared_workers(("clip", self._spec_told), load)
+
+    @cached_property
+    def _spec_told(self) -> str:
+        return self.spec.model_dump_json()
 
     @property
     def is_loaded(self) -> bool:
@@ -126,7 +130,7 @@ class ClipImages(_Clip):
 
         gpu = RUNTIMES[runtime].gpu
         return shared_workers(
-            ("clip images", runtime, self.spec.model_dump_json()),
+            ("clip images", runtime, self._spec_told),
             load,
             n_threads=_COPYING if gpu else None,
             on_cores=not gpu,

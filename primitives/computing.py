@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from manyeyes.errors import CacheUnusable, ItemError, ManyeyesError, PrimitiveFailed
-from manyeyes.primitives.base import DependentPrimitive, Outcome, Primitive
+from manyeyes.primitives.base import Outcome, Primitive, is_dependent
 from manyeyes.primitives.cache import Cache
 from manyeyes.primitives.counter import PassCounter
 from manyeyes.primitives.features import Layout
@@ -184,7 +184,7 @@ class Computing:
 
     def _with_needs(self, primitive: Primitive, batch: dict[bytes, Any]) -> dict[bytes, Any]:
         """Return inputs with the rows of others that a primitive reads; those that failed there are left out."""
-        if not isinstance(primitive, DependentPrimitive):
+        if not is_dependent(primitive):
             return batch
         for need in primitive.needs:
             if self._waiting.get(need):

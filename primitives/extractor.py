@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manyeyes.errors import InvalidRecipe, InvalidRequest, ItemError, UnreadableItem
-from manyeyes.primitives.base import DependentPrimitive, FeatureSet, Primitive, PrimitiveSpec
+from manyeyes.primitives.base import FeatureSet, Primitive, PrimitiveSpec, is_dependent
 from manyeyes.primitives.build import build_primitives, primitive_of, text_feature
 from manyeyes.primitives.cache import Cache, content_digest
 from manyeyes.primitives.chains import check_source, read_given, sort_out
@@ -334,7 +334,7 @@ class Extractor:
     def _add_needed(self, feature: str, needed: dict[str, Primitive]) -> None:
         """Add a feature after those whose rows it reads, so that these are computed first."""
         primitive = self._primitive(feature)
-        if isinstance(primitive, DependentPrimitive):
+        if is_dependent(primitive):
             for need in primitive.needs:
                 self._add_needed(need, needed)
         needed.setdefault(feature, primitive)

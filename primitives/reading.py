@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from manyeyes.errors import ItemError, ManyeyesError, PrimitiveFailed
-from manyeyes.primitives.base import DecodedImage, PreparingPrimitive, Primitive
+from manyeyes.primitives.base import DecodedImage, Primitive, is_preparing
 from manyeyes.primitives.cache import Cache, content_digest
 from manyeyes.primitives.cores import CORES
 from manyeyes.primitives.images import (
@@ -43,6 +43,11 @@ class Decode(Protocol):
         self, source: ImageSource, limits: Limits | None = None, *, least_side: int | None = None
     ) -> DecodedImage:
         """Return an image decoded, the same as ``decode_image`` does. Raises an ItemError."""
+
+
+def reduces(primitive: object) -> TypeGuard[ReducedInput]:
+    """Return whether a primitive can do without some pixels; `isinstance` is too slow for each image of a call."""
+    return hasattr(primitive, "least_side")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +137,7 @@ class Reader:
         sides: dict[str, int | None] = {}
         for feature in features:
             primitive = self._primitives[feature]
-            if isinstance(primitive, ReducedInput):
+            if reduces(primitive):
                 self._ready(feature)
                 sides[feature] = primitive.least_side()
         # The largest first: it says how much the others would be reduced, and most share it.
@@ -159,7 +164,7 @@ class Reader:
 
 
 def _prepared(feature: str, primitive: Primitive, decoded: DecodedImage) -> Any:
-    if not isinstance(primitive, PreparingPrimitive):
+    if not is_preparing(primitive):
         return decoded
     try:
         return primitive.prepare(decoded)

@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 import threading
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
@@ -33,8 +34,9 @@ from manyeyes.service.middleware.bodies import BodyLimit
 from manyeyes.service.middleware.connections import connection_class
 from manyeyes.service.middleware.door import Door
 from manyeyes.service.middleware.encodings import Encodings
+from manyeyes.service.middleware.front import Front
 from manyeyes.service.middleware.idempotency import Idempotency
-from manyeyes.service.middleware.keys import KeyCheck
+from manyeyes.service.middleware.keys import KeyCheck, Worked
 from manyeyes.service.middleware.log import RequestLog
 from manyeyes.service.middleware.observe import Observe
 from manyeyes.service.middleware.openai import OpenAIErrors
@@ -161,12 +163,15 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(Encodings, settings=settings)
     app.add_middleware(Door, engine=engine)
-    app.add_middleware(KeyCheck, settings=settings, keys=keys, open_paths=open_paths)
+    worked: Worked = OrderedDict()
+    app.add_middleware(KeyCheck, settings=settings, keys=keys, open_paths=open_paths, worked=worked)
     app.add_middleware(OpenAIErrors)
     app.add_middleware(RequestLog)
     app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
     routes = app.state.routes = [route for router in routers for route in router.routes]
     app.add_middleware(Observe, metrics=metrics, tracing=tracing, routes=routes)
+    # Where requests are traced, each goes the whole way.
+    app.state.front = None if tracing is not None else Front(engine, settings, keys, worked, metrics)
     app.openapi = lambda: _openapi(app, keys=bool(settings.api_keys))  # type: ignore[method-assign]
     told = cache(lambda: json.dumps(app.openapi()).encode())
     app.add_route(
@@ -255,7 +260,7 @@ def make_server(app: FastAPI) -> uvicorn.Server:
     return DrainingServer(
         uvicorn.Config(
             app,
-            http=connection_class(service.settings),
+            http=connection_class(service.settings, app.state.front),
             log_config=None,
             access_log=False,  # RequestLog writes one line a request, with more in it.
             server_header=False,

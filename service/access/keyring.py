@@ -94,6 +94,14 @@ class Keyring:
             key = await self._look_up(secret, digest, before_query)
         return None if key is None else self._valid(key)
 
+    def at_hand(self, secret: str) -> Caller | None:
+        """Return who brings a secret, where that is known without asking the store; else None."""
+        digest = digest_of(secret)
+        if (caller := self._from_settings(digest)) is not None:
+            return caller
+        known, key = self._cached(digest)
+        return self._valid(key) if known and key is not None else None
+
     def forget(self) -> None:
         """Forget what was found: the next calls ask the store again. For changes that this process makes itself."""
         self._found.clear()

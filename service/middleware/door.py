@@ -14,7 +14,7 @@ from manyeyes.service.pipeline.engine import Engine
 
 PATHS: Final = frozenset({"/v1/label", "/v1/votes", "/v1/embed", "/v1/detect", "/v1/embeddings"})
 """Calls that models work for, whose first step would be to ask the same."""
-_SMALL_BYTES: Final = 2**20
+SMALL_BYTES: Final = 2**20
 _PATIENCE_S: Final = 0.5
 
 
@@ -37,7 +37,7 @@ class Door:
                     self.engine.admit()
                 except Refusal as refused:
                     length = headers.get("content-length", "")
-                    if length.isdecimal() and len(length) < 8 and int(length) <= _SMALL_BYTES:
+                    if length.isdecimal() and len(length) < 8 and int(length) <= SMALL_BYTES:
                         with anyio.move_on_after(_PATIENCE_S):
                             while (await receive()).get("more_body", False):
                                 pass

@@ -26,11 +26,15 @@ PROBES: Final = frozenset({"/healthz"})
 
 _MAX_WORKED: Final = 10_000
 
+Worked = OrderedDict[tuple[str, str], None]
+"""Addresses, as they are counted, and digests of the keys that opened something from there."""
+
 
 class KeyCheck:
     """Finds out who calls, from ``Authorization: Bearer …``, ``Basic …`` or ``X-Api-Key: …``; and how often.
 
-    keys: those that open something. open_paths: what needs none.
+    keys: those that open something. open_paths: what needs none. worked: keys that opened something lately, and from
+    which address, for whoever else may know.
     The caller is in ``scope["state"]["caller"]``, and its ``key_id`` in the log; the secret is nowhere.
     """
 
@@ -40,6 +44,7 @@ class KeyCheck:
         settings: ServiceSettings,
         keys: Keyring | None = None,
         open_paths: Collection[str] = PROBES,
+        worked: Worked | None = None,
     ) -> None:
         self.app = app
         self.settings = settings
@@ -48,7 +53,7 @@ class KeyCheck:
         self._rates = Buckets()
         self._failures = Buckets()
         # Whoever shares an address with somebody who guesses goes on with the key that worked there before.
-        self._worked: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._worked: Worked = OrderedDict() if worked is None else worked
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # There is none, and none is to be open by oversight.
@@ -80,7 +85,7 @@ class KeyCheck:
             )
         # Many tools send something for a key whether one is needed or not.
         if is_loopback(self.settings.host) and not self.settings.allow_unauthenticated:
-            _refuse_pages(headers)
+            refuse_pages(headers)
         return LOCAL
 
     async def _known(self, secret: str, scope: Scope) -> Caller | None:
@@ -144,7 +149,7 @@ class KeyCheck:
         return taken
 
 
-def _refuse_pages(headers: Headers) -> None:
+def refuse_pages(headers: Headers) -> None:
     """Refuse what a page in a browser on this machine sends on behalf of a stranger.
 
     Where no key is asked for, being on this machine is all that a caller needs, and a browser is. It names the page's

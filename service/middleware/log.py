@@ -31,6 +31,12 @@ def request_id_in(scope: Scope) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def request_id_for(headers: Headers) -> str:
+    """Return the id of a request: the one that it brought, or a new one."""
+    brought = headers.get("x-request-id", "")
+    return brought if _ID.fullmatch(brought) else uuid.uuid4().hex
+
+
 class RequestLog:
     """Names each request, writes one log line for it, and turns a bug into a problem document.
 
@@ -45,8 +51,7 @@ class RequestLog:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        brought = headers.get("x-request-id", "")
-        request_id = brought if _ID.fullmatch(brought) else uuid.uuid4().hex
+        request_id = request_id_for(headers)
         facts: dict[str, Any] = {}
         state = scope.setdefault("state", {})
         state.update(request_id=request_id, facts=facts, sent_secrets=secrets_in(headers))
