@@ -13,9 +13,11 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, Protocol
 
 from manyeyes.errors import EmptyItem, InvalidItem, ItemError, UnreadableItem, nearest
 from manyeyes.settings import Limits
@@ -40,7 +42,8 @@ def read_table(path: Path, *, name: str, limits: Limits) -> Iterator[Read]:
             if isinstance(row, ItemError):
                 yield Broken(f"{name}#{line}", row)
             else:
-                yield _item(row, folder=path.parent, name=f"{name}#{line}", where=where, limits=limits)
+                cells = read_cells(row, name=f"{name}#{line}", where=where, limits=limits)
+                yield cells if isinstance(cells, Broken) else _item(cells, folder=path.parent, where=where)
     except OSError as error:
         yield Broken(name, unreadable(path, error))
         return
@@ -53,77 +56,138 @@ def read_table(path: Path, *, name: str, limits: Limits) -> Iterator[Read]:
 def _csv_rows(path: Path, _: Limits) -> Iterator[tuple[int, dict[str, Any] | ItemError]]:
     # Bytes that are no UTF-8 become lone surrogates, so that one bad row is noticed and does not end the table.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        reader = csv.reader(stream)
-        header: list[str] | None = None
-        while True:
-            line = reader.line_num + 1
-            try:
-                cells = next(reader)
-            except StopIteration:
+        yield from csv_rows(stream, where=str(path))
+
+
+def _json_rows(path: Path, limits: Limits) -> Iterator[tuple[int, dict[str, Any] | ItemError]]:
+    with path.open("rb") as stream:
+        yield from json_rows(stream, where=str(path), limits=limits)
+
+
+def csv_rows(
+    stream: Iterator[str], *, where: str, check: Callable[[list[str]], ItemError | None] | None = None
+) -> Iterator[tuple[int, dict[str, Any] | ItemError]]:
+    """Yield the rows of a CSV, each with the number of its line, or what is wrong with it.
+
+    stream: its lines, with their ends; no more of them are taken than the row that is yielded has. where: how messages
+    call it. check: what is wrong with the header; by default it needs a column of an image or a text. A row has one
+    more entry, ``"": "csv"``, for :func:`read_cells`.
+    """
+    reader = csv.reader(stream)
+    header: list[str] | None = None
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield line, InvalidItem(f"{where}, line {line} is not CSV: {error}; check its quotes")
+            continue
+        if not cells:
+            continue
+        if header is None:
+            header = [cell.strip() for cell in cells]
+            wrong = check(header) if check is not None else wrong_header(header, where)
+            if wrong is not None:
+                yield line, wrong
                 return
-            except csv.Error as error:
-                yield line, InvalidItem(f"{path}, line {line} is not CSV: {error}; check its quotes")
-                continue
-            if not cells:
-                continue
-            if header is None:
-                header = [cell.strip() for cell in cells]
-                wrong = _wrong_header(header, path)
-                if wrong is not None:
-                    yield line, wrong
-                    return
-            elif len(cells) != len(header):
-                came = f"{len(cells)} cells, but the header has {len(header)}"
-                yield line, InvalidItem(f"{path}, line {line} has {came}; check its quotes")
-            else:
-                yield (
-                    line,
-                    {key: cell for key, cell in zip(header, cells, strict=True) if cell != ""} | {"": "csv"},
-                )
+        elif len(cells) != len(header):
+            came = f"{len(cells)} cells, but the header has {len(header)}"
+            yield line, InvalidItem(f"{where}, line {line} has {came}; check its quotes")
+        else:
+            yield (
+                line,
+                {key: cell for key, cell in zip(header, cells, strict=True) if cell != ""} | {"": "csv"},
+            )
 
 
-def _wrong_header(header: list[str], path: Path) -> ItemError | None:
+def wrong_header(header: list[str], where: str) -> ItemError | None:
+    """Return what is wrong with the columns of a table: none of an image or a text, or one twice."""
     if not {"image", "image_base64", "text"} & set(header):
         hints = ((column, nearest(column, COLUMNS)) for column in header)
         hint = next((f"; column {column!r}{told}" for column, told in hints if told), "")
         return InvalidItem(
-            f"{path} has the columns {', '.join(header)}; one named image, image_base64 or text is needed{hint}"
+            f"{where} has the columns {', '.join(header)}; one named image, image_base64 or text is needed{hint}"
         )
     repeated = sorted({column for column in header if header.count(column) > 1})
     if repeated:
-        return InvalidItem(f"{path} has the column {repeated[0]!r} twice; rename one")
+        return InvalidItem(f"{where} has the column {repeated[0]!r} twice; rename one")
     return None
 
 
-def _json_rows(path: Path, limits: Limits) -> Iterator[tuple[int, dict[str, Any] | ItemError]]:
+def longest_line(limits: Limits) -> int:
+    """Return how many bytes a line of a table may have."""
     # base64 is a third longer than the bytes it stands for; the rest of the line is small beside it.
-    longest = limits.max_bytes * 4 // 3 + 4 * limits.max_text + 2**20
-    with path.open("rb") as stream:
-        line = 0
-        while data := stream.readline(longest):
-            line += 1
-            if len(data) == longest and not data.endswith(b"\n"):
-                while data and not data.endswith(b"\n"):
-                    data = stream.readline(longest)
-                yield line, InvalidItem(f"{path}, line {line} is longer than {longest:,} bytes; split it")
-                continue
-            if not data.strip():
-                continue
-            try:
-                row = json.loads(data.decode("utf-8-sig" if line == 1 else "utf-8"))
-            except (ValueError, RecursionError) as error:
-                yield line, InvalidItem(f"{path}, line {line} is not a JSON object in UTF-8: {error}")
-                continue
-            if isinstance(row, dict):
-                yield line, row
-            else:
-                message = f"{path}, line {line} is a {type(row).__name__}; each line is one object with image or text"
-                yield line, InvalidItem(message)
+    return limits.max_bytes * 4 // 3 + 4 * limits.max_text + 2**20
 
 
-def _item(row: dict[str, Any], *, folder: Path, name: str, where: str, limits: Limits) -> Read:
+class ReadsLines(Protocol):
+    """As much of a binary file as tables need."""
+
+    def readline(self, longest: int = -1, /) -> bytes:
+        """Return the next line, or the beginning of one that is longer."""
+
+
+def json_rows(
+    stream: ReadsLines, *, where: str, limits: Limits
+) -> Iterator[tuple[int, dict[str, Any] | ItemError]]:
+    """Yield the rows of a JSONL, each with the number of its line, or what is wrong with it; see :func:`csv_rows`."""
+    longest = longest_line(limits)
+    line = 0
+    while data := stream.readline(longest):
+        line += 1
+        if len(data) == longest and not data.endswith(b"\n"):
+            while data and not data.endswith(b"\n"):
+                data = stream.readline(longest)
+            yield line, InvalidItem(f"{where}, line {line} is longer than {longest:,} bytes; split it")
+            continue
+        if not data.strip():
+            continue
+        try:
+            row = json.loads(data.decode("utf-8-sig" if line == 1 else "utf-8"))
+        except (ValueError, RecursionError) as error:
+            yield line, InvalidItem(f"{where}, line {line} is not a JSON object in UTF-8: {error}")
+            continue
+        if isinstance(row, dict):
+            yield line, row
+        else:
+            message = (
+                f"{where}, line {line} is a {type(row).__name__}; each line is one object with image or text"
+            )
+            yield line, InvalidItem(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """One row of a table, before its image is looked at. image, encoded: as they stand there.
+
+    problem: what is wrong with the text or the metadata.
+    """
+
+    id: str
+    image: Any
+    encoded: Any
+    text: str | None
+    metadata: Mapping[str, MetadataValue]
+    problem: ItemError | None
+
+
+def read_cells(
+    row: dict[str, Any],
+    *,
+    name: str,
+    where: str,
+    limits: Limits,
+    columns: Mapping[str, str] = MappingProxyType({}),
+) -> Cells | Broken:
+    """Return a row as what its columns say.
+
+    row: column → value; emptied. name: its id where it has none. where: how messages call it. columns: our name (id,
+    image, image_base64, text) → the table's, where it is another.
+    """
     from_csv = row.pop("", None) == "csv"
-    given = row.pop("id", None)
+    given = row.pop(columns.get("id", "id"), None)
     item_id = name if given is None else given
     if isinstance(item_id, int) and not isinstance(item_id, bool):
         item_id = str(item_id)
@@ -133,25 +197,34 @@ def _item(row: dict[str, Any], *, folder: Path, name: str, where: str, limits: L
         item_id.encode()
     except UnicodeEncodeError:
         return Broken(name, InvalidItem(f"{where}: the id is not UTF-8; save the table as UTF-8"))
-    image, text, encoded = row.pop("image", None), row.pop("text", None), row.pop("image_base64", None)
+    image, text, encoded = (
+        row.pop(columns.get(column, column), None) for column in ("image", "text", "image_base64")
+    )
+    problem: ItemError | None = None
+    if text is not None:
+        text, problem = _text(text, where=where, limits=limits)
+    if problem is None and image is None and encoded is None and text is None:
+        problem = EmptyItem(f"{where} has neither image nor text; fill in one of them")
+    metadata = metadata_cells(row, from_csv=from_csv, where=where)
+    if isinstance(metadata, ItemError):
+        return Cells(item_id, image, encoded, text, {}, problem or metadata)
+    return Cells(item_id, image, encoded, text, metadata, problem)
+
+
+def _item(cells: Cells, *, folder: Path, where: str) -> Read:
     problem: ItemError | None = None
     source: ImageSource | None = None
-    if image is not None:
-        source, problem = _confined(image, folder=folder, where=where)
-    if encoded is not None and problem is None:
-        if image is not None:
+    if cells.image is not None:
+        source, problem = confined(cells.image, folder=folder, where=where)
+    if cells.encoded is not None and problem is None:
+        if cells.image is not None:
             problem = InvalidItem(f"{where} has both image and image_base64; keep one")
         else:
-            source, problem = _decoded(encoded, where=where)
-    if text is not None and problem is None:
-        text, problem = _text(text, where=where, limits=limits)
-    if problem is None and source is None and text is None:
-        problem = EmptyItem(f"{where} has neither image nor text; fill in one of them")
-    metadata = _metadata(row, from_csv=from_csv, where=where)
-    problem = problem or (metadata if isinstance(metadata, ItemError) else None)
-    if problem is not None or isinstance(metadata, ItemError):
-        return Broken(item_id, problem or InvalidItem(where))
-    return Item(id=item_id, image=source, text=text, metadata=metadata)
+            source, problem = decoded(cells.encoded, where=where)
+    problem = problem or cells.problem
+    if problem is not None:
+        return Broken(cells.id, problem)
+    return Item(id=cells.id, image=source, text=cells.text, metadata=cells.metadata)
 
 
 def _text(text: object, *, where: str, limits: Limits) -> tuple[str | None, ItemError | None]:
@@ -161,7 +234,7 @@ def _text(text: object, *, where: str, limits: Limits) -> tuple[str | None, Item
     return (None, checked) if isinstance(checked, ItemError) else (checked, None)
 
 
-def _confined(image: object, *, folder: Path, where: str) -> tuple[Path | None, ItemError | None]:
+def confined(image: object, *, folder: Path, where: str) -> tuple[Path | None, ItemError | None]:
     """Return the path of an image that lies in the table's folder, or why it may not be read."""
     if not isinstance(image, str) or not image.strip() or "\x00" in image:
         return None, InvalidItem(f"{where}: image must be a path relative to the table, got {image!r}")
@@ -176,7 +249,8 @@ def _confined(image: object, *, folder: Path, where: str) -> tuple[Path | None, 
     return folder / image, None
 
 
-def _decoded(encoded: object, *, where: str) -> tuple[bytes | None, ItemError | None]:
+def decoded(encoded: object, *, where: str) -> tuple[bytes | None, ItemError | None]:
+    """Return the bytes that base64 stands for, or what is wrong with it."""
     if not isinstance(encoded, str):
         return None, InvalidItem(f"{where}: image_base64 must be a text, got {type(encoded).__name__}")
     try:
@@ -185,7 +259,10 @@ def _decoded(encoded: object, *, where: str) -> tuple[bytes | None, ItemError | 
         return None, InvalidItem(f"{where}: image_base64 is not base64 ({error}); encode the file's bytes")
 
 
-def _metadata(row: Mapping[str, Any], *, from_csv: bool, where: str) -> dict[str, MetadataValue] | ItemError:
+def metadata_cells(
+    row: Mapping[str, Any], *, from_csv: bool, where: str
+) -> dict[str, MetadataValue] | ItemError:
+    """Return the cells of a row that are metadata, or what is wrong with them."""
     if from_csv:
         found: dict[str, MetadataValue] = {}
         for key, cell in row.items():

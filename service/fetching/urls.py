@@ -16,6 +16,8 @@ from urllib.parse import urljoin
 from manyeyes.errors import AddressRefused
 
 MAX_URL_CHARS: Final = 4096
+ANY_HOST: Final = "*"
+"""Listed, it lets any host be called. Settings refuse it: only who runs a job on this machine may do so."""
 _PORTS: Final = {"http": 80, "https": 443}
 
 _URL: Final = re.compile(r"(?i:(https?))://([^/?#]*)(/[^?#]*)?(\?[^#]*)?(?:#.*)?")
@@ -104,6 +106,8 @@ def is_listed(url: Url, hosts: Sequence[str]) -> bool:
 
 
 def _fits(url: Url, listed: str) -> bool:
+    if listed == ANY_HOST:
+        return True
     name, colon, port = listed.rpartition(":") if not listed.endswith("]") else (listed, "", "")
     if not colon:
         name = listed

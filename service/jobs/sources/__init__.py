@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from manyeyes.service.fetching.buckets import Buckets
+from manyeyes.service.fetching.settings import FetchSettings
 from manyeyes.service.jobs.shapes import Row, Source
 from manyeyes.settings import Limits
 
@@ -32,13 +33,20 @@ class Listing(Protocol):
         """
 
 
-def open_source(source: Source, *, buckets: Buckets | None = None, limits: Limits | None = None) -> Listing:
+def open_source(
+    source: Source,
+    *,
+    buckets: Buckets | None = None,
+    limits: Limits | None = None,
+    web: FetchSettings | None = None,
+) -> Listing:
     """Return what lists a source; little is asked of it yet.
 
     buckets: those of an operator; then nothing else is read, and nothing of this machine. Without, addresses are those
-    of whoever runs the job here. limits: what one item may cost.
+    of whoever runs the job here. limits: what one item may cost. web: which hosts may be called for a list of
+    addresses, where an operator says so.
     Raises InvalidSource or AddressRefused if it can be told from the address that it cannot be read.
     """
     from manyeyes.service.jobs.sources.opening import open_listing
 
-    return open_listing(source, buckets=buckets, limits=limits or Limits())
+    return open_listing(source, buckets=buckets, limits=limits or Limits(), web=web)

@@ -99,12 +99,10 @@ def grouped(entries: Iterable[Entry], skipped: Counter[str]) -> Iterator[Group]:
 
 def hidden(key: str) -> str | None:
     """Return why a key is passed over, or None: a part of it begins with a dot, or is a program's own."""
-    if key.startswith(".") or "/." in key:
-        return "hidden"
     parts = key.split("/")
-    if "__MACOSX" in parts or "_manyeyes" in parts:
+    if any(part.startswith(".") and part not in (".", "..") for part in parts):
         return "hidden"
-    return None
+    return "hidden" if "__MACOSX" in parts or "_manyeyes" in parts else None
 
 
 def reason(suffix: str) -> str:

@@ -9,11 +9,18 @@ from typing import Final
 
 from manyeyes.errors import InvalidSource
 from manyeyes.service.fetching.buckets import Buckets
+from manyeyes.service.fetching.settings import FetchSettings
 from manyeyes.service.jobs.shapes import Row, Source, SourceKind
+from manyeyes.service.jobs.sources.addresses import address_rows
+from manyeyes.service.jobs.sources.archives import archive_rows
 from manyeyes.service.jobs.sources.beside import rows_of
 from manyeyes.service.jobs.sources.entries import Entry, Shelf
-from manyeyes.service.jobs.sources.places import Places, file_uri, local_path, scheme_of
+from manyeyes.service.jobs.sources.joining import joined
+from manyeyes.service.jobs.sources.places import WEB_SCHEMES, Places, file_uri, local_path, scheme_of
 from manyeyes.service.jobs.sources.shelves import BucketShelf, FolderShelf
+from manyeyes.service.jobs.sources.tables import table_rows
+from manyeyes.service.jobs.sources.web import WebReader
+from manyeyes.service.jobs.sources.webdataset import webdataset_rows
 from manyeyes.settings import Limits
 from manyeyes.sources import IMAGE_SUFFIXES
 
@@ -54,17 +61,48 @@ class Opened:
             )
 
 
-def open_listing(source: Source, *, buckets: Buckets | None, limits: Limits) -> Opened:
+def open_listing(
+    source: Source, *, buckets: Buckets | None, limits: Limits, web: FetchSettings | None
+) -> Opened:
     """See ``open_source``."""
     places = Places(buckets)
     places.check(source.uri)
     kind = source.kind if source.kind != "auto" else kind_of(source.uri)
     uri = source.uri
+    if scheme_of(uri) in WEB_SCHEMES and kind != "manifest":
+        raise InvalidSource(
+            f"{uri.partition('?')[0]} is read as a list of addresses only (.txt or .jsonl); name a bucket, or copy it"
+        )
     if scheme_of(uri) == "file":
         uri = file_uri(local_path(uri))
+
+    def rows(skipped: Counter[str]) -> Iterator[Row]:
+        found = _rows(source, kind, uri, places, limits, skipped, web)
+        if source.join is None:
+            return found
+        return joined(found, source.join, places, limits=limits, skipped=skipped)
+
+    return Opened(uri, rows)
+
+
+def _rows(
+    source: Source,
+    kind: SourceKind,
+    uri: str,
+    places: Places,
+    limits: Limits,
+    skipped: Counter[str],
+    web: FetchSettings | None,
+) -> Iterator[Row]:
     if kind == "objects":
-        return Opened(uri, lambda skipped: _objects(source, uri, places, limits, skipped))
-    raise InvalidSource(f"sources of kind {kind!r} are not read yet")
+        return _objects(source, uri, places, limits, skipped)
+    if kind == "archive":
+        return archive_rows(uri, places, limits=limits, skipped=skipped)
+    if kind == "webdataset":
+        return webdataset_rows(source.uri, places, limits=limits, skipped=skipped)
+    if kind == "table":
+        return table_rows(source.uri, source.columns, places, limits=limits, skipped=skipped)
+    return _addresses(uri, places, web, limits)
 
 
 def kind_of(uri: str) -> SourceKind:
@@ -74,6 +112,8 @@ def kind_of(uri: str) -> SourceKind:
     ['objects', 'table', 'webdataset', 'archive']
     """
     suffix = os.path.splitext(uri.lower().partition("?")[0])[1]
+    if scheme_of(uri) in WEB_SCHEMES and suffix == ".jsonl":
+        return "manifest"
     if suffix == ".tar" and any(letter in uri for letter in "{*"):
         return "webdataset"
     return _KINDS.get(suffix, "objects")
@@ -95,6 +135,15 @@ def _objects(
     else:
         shelf = BucketShelf(places.folder(uri), uri, recursive=source.recursive, skipped=skipped)
     yield from rows_of(shelf, limits=limits, skipped=skipped)
+
+
+def _addresses(uri: str, places: Places, web: FetchSettings | None, limits: Limits) -> Iterator[Row]:
+    # Without settings of an operator, nothing on the web may be called for somebody else.
+    reader = WebReader(web if web is not None or not places.is_restricted else FetchSettings())
+    try:
+        yield from address_rows(uri, places, reader, limits=limits)
+    finally:
+        reader.close()
 
 
 class _One:

@@ -168,7 +168,7 @@ def _written(names: list[bytes]) -> BinaryIO:
     file = tempfile.TemporaryFile(prefix="manyeyes-names-")  # noqa: SIM115 - its reader closes it
     file.writelines(name + b"\0" for name in names)  # the one byte that no name holds
     file.seek(0)
-    return file  # type: ignore[return-value]
+    return file
 
 
 def _read(file: BinaryIO) -> Iterator[bytes]:
