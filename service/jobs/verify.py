@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
-
-import numpy as np
+from typing import TYPE_CHECKING, Final
 
 from manyeyes.errors import InvalidRequest, ManyeyesError, NotFound, UntrustedRecipe
 from manyeyes.service.jobs import layout
 from manyeyes.service.jobs.card import card_files, is_ours
 from manyeyes.service.jobs.dataset import Dataset
 from manyeyes.service.jobs.describing import describe, newest
-from manyeyes.service.jobs.generations import MAY_PASS
+from manyeyes.service.jobs.findings import Finding, Kind, Tell, Verification
 from manyeyes.service.jobs.ids import Ids
 from manyeyes.service.jobs.job import Job, gold_file, read_job, recipe_file
 from manyeyes.service.jobs.manifest import seal
 from manyeyes.service.jobs.parts import digest_of
 from manyeyes.service.jobs.provenance import kept_publication, read_published, unlisted_parts
 from manyeyes.service.jobs.published import Published
-from manyeyes.service.jobs.replay import Replay
+from manyeyes.service.jobs.resampling import sample_again
 from manyeyes.service.jobs.shapes import Row
 from manyeyes.service.jobs.storage import Storage
 from manyeyes.trust import is_path
@@ -31,45 +29,10 @@ from manyeyes.trust import is_path
 if TYPE_CHECKING:
     from manyeyes.service.fetching.buckets import Buckets
 
-Kind: TypeAlias = Literal["damaged", "missing", "counts", "provenance", "source", "version", "different"]
-Tell: TypeAlias = Callable[[str, int, int], None]
+__all__ = ["Finding", "Verification", "verify"]
 
 _READERS: Final = 8
-_BATCH: Final = 256
 _OF_THE_MACHINE: Final = ("software",)
-_NOT_COMPARED: Final = ("attempts", "error_message")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that is not as it should be. where: a file or a row's id. kind: what sort of thing.
-
-    damaged, missing: a file. counts: rows do not add up. provenance: what says how it was made contradicts itself.
-    source: an object is gone or has changed since. version: a model of that version is not on this machine.
-    different: a label, probability or reason comes out otherwise, though everything is the same.
-    """
-
-    kind: Kind
-    where: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """What ``verify`` found. files, rows: checked. sampled, same: rows made again, and those of them that came out bit
-    for bit the same. findings: the rest. ok: whether there is none."""
-
-    job: str
-    files: int
-    rows: int
-    sampled: int
-    same: int
-    findings: tuple[Finding, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything is as it says."""
-        return not self.findings
 
 
 def verify(
@@ -119,7 +82,15 @@ class _Verifying:
             self._rows(dataset)
             self._parts(told, job)
             if sample > 0 and len(dataset) and self._may_run(job):
-                self._sample(dataset, job, min(sample, len(dataset)), seed)
+                self.n_sampled, self.n_same = sample_again(
+                    dataset,
+                    job,
+                    sample=min(sample, len(dataset)),
+                    seed=seed,
+                    buckets=self.buckets,
+                    find=self.find,
+                    tell=self.tell,
+                )
         return Verification(
             told.job, self.n_files, self.n_rows, self.n_sampled, self.n_same, tuple(self.findings)
         )
@@ -304,73 +275,6 @@ class _Verifying:
             )
         self.tell("counts", 1, 1)
 
-    def _sample(self, dataset: Dataset, job: Job, sample: int, seed: int) -> None:
-        try:
-            replay = Replay(job, self.storage, dataset.published.generation, buckets=self.buckets)
-        except ManyeyesError as error:
-            self.find("version", "models", f"labels cannot be made again here: {error}")
-            return
-        with replay:
-            try:
-                differing = replay.differing()
-            except ManyeyesError as error:
-                self.find("version", "models", f"labels cannot be made again here: {error}")
-                return
-            for name, (then, now) in sorted(differing.items()):
-                self.find(
-                    "version",
-                    name,
-                    f"was {then or 'not there'} when the job ran and is {now} here; install what it was to compare",
-                )
-            if differing:
-                return
-            rows: list[Row] = []
-            told: list[dict[str, Any]] = []
-            chosen = np.sort(np.random.default_rng(seed).choice(len(dataset), size=sample, replace=False))
-            try:
-                for n, (row, label) in enumerate(_rows_at(dataset, chosen), 1):
-                    if label["error_code"] not in MAY_PASS:
-                        rows.append(row)
-                        told.append(label)
-                    if rows and (len(rows) == _BATCH or n == sample):
-                        self._compare(replay, rows, told)
-                        rows, told = [], []
-                    self.tell("sample", n, sample)
-            except ManyeyesError as error:
-                self.find("damaged", layout.LABELS, f"the sample ended early: {error}")
-
-    def _compare(self, replay: Replay, rows: list[Row], told: list[dict[str, Any]]) -> None:
-        try:
-            made = replay.label(rows)
-        except ManyeyesError as error:
-            self.find("version", "models", f"labels cannot be made again here: {error}")
-            return
-        for i, (row, before, now) in enumerate(zip(rows, told, made.labels.to_pylist(), strict=True)):
-            self.n_sampled += 1
-            # repr tells every two floats apart that differ in any bit, such as 0.0 and -0.0.
-            names = [
-                name for name in before if name not in _NOT_COMPARED and repr(before[name]) != repr(now[name])
-            ]
-            if not names:
-                self.n_same += 1
-            elif i in made.unread:
-                self.find("source", row.id, "{1} ({0})".format(*made.unread[i]))
-            else:
-                self.find(
-                    "different", row.id, "; ".join(_told(name, before[name], now[name]) for name in names[:3])
-                )
-
-
-def _rows_at(dataset: Dataset, places: Any) -> Iterator[tuple[Row, dict[str, Any]]]:
-    """Yield the rows at some places of the whole, in order, with their labels as one flat row each."""
-    first = 0
-    for file, shard in zip(dataset.published.files, dataset.manifest.shards, strict=True):
-        here = places[(places >= first) & (places < first + file.rows)] - first
-        first += file.rows
-        if len(here):
-            rows, table = dataset.shard(file, shard)
-            yield from zip([rows[i] for i in here], table.take(here).to_pylist(), strict=True)
-
 
 def _digest(storage: Storage, path: str) -> tuple[int, str | None]:
     try:
@@ -382,12 +286,3 @@ def _digest(storage: Storage, path: str) -> tuple[int, str | None]:
 
 def _differing(a: Published, b: Published) -> list[str]:
     return [part.name for part in fields(Published) if getattr(a, part.name) != getattr(b, part.name)]
-
-
-def _told(name: str, before: Any, now: Any) -> str:
-    return f"{name} was {_short(before)} and comes out as {_short(now)}"
-
-
-def _short(value: Any) -> str:
-    told = repr(value)
-    return told if len(told) <= 120 else told[:119] + "…"
