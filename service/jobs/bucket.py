@@ -23,9 +23,12 @@ log: Final = logging.getLogger("manyeyes.service.jobs")
 _BASE_S: Final = 0.2
 _MOST_S: Final = 10.0
 _CHUNK_BYTES: Final = 8 * 2**20
+_NAMES: Final = 100
+"""Names that are taken from a listing at once; no more than in a page, or one page that fails loses others."""
 _CODE: Final = re.compile(r"<Code>([A-Za-z]{1,60})</Code>|\"(?:code|reason)\": ?\"([A-Za-z]{1,60})\"")
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _NO_BUCKET: Final = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
+_REDIRECT: Final = "redirect without LOCATION"
 _PERMANENT: Final = (
     exceptions.PermissionDeniedError,
     exceptions.UnauthenticatedError,
@@ -125,7 +128,7 @@ class BucketPlace:
             nonlocal pages
             try:
                 if pages is None:
-                    pages = iter(obstore.list(self._store, prefix or None, offset=last, chunk_size=1000))
+                    pages = iter(obstore.list(self._store, prefix or None, offset=last, chunk_size=_NAMES))
                 return next(pages, None)
             except BaseException:
                 pages = None  # The next try goes on after the last name that was told.
@@ -196,7 +199,9 @@ def _lasting(error: BaseException, told: str) -> bool:
     """Whether the next try would meet it, too."""
     if isinstance(error, _PERMANENT) or any(word in told for word in _NO_BUCKET):
         return True
-    if "169.254.169.254" in told or "builder error" in told:
+    if "ExpiredToken" in told or "TokenRefreshRequired" in told:
+        return "The credentials have expired: renew them, and run the same job again: it goes on where it stopped"
+    if any(word in told for word in ("169.254.169.254", "builder error", _REDIRECT)):
         return True
     status = _STATUS.search(told)
     return status is not None and 300 <= int(status[1]) < 500 and int(status[1]) not in _AGAIN
@@ -206,6 +211,8 @@ def _brief(error: BaseException, told: str) -> str:
     # Not the text itself: a store's answer may hold an account, and an address a signature.
     if isinstance(error, _Unlike):
         return told
+    if _REDIRECT in told:
+        return "it answers with a redirect"
     if "timed out" in told:
         return "no answer in time"
     if "error sending request" in told and "dns" in told:
@@ -223,6 +230,8 @@ def _advice(error: BaseException, told: str) -> str:
         return "There is no such bucket: check its name, the endpoint (AWS_ENDPOINT_URL) and whose account it is in"
     if "RequestTimeTooSkewed" in told:
         return "The clock of this machine is wrong: set it"
+    if "ExpiredToken" in told or "TokenRefreshRequired" in told:
+        return "The credentials have expired: renew them, and run the same job again: it goes on where it stopped"
     if "169.254.169.254" in told or isinstance(error, exceptions.UnauthenticatedError):
         return (
             "No credentials were found, or they are wrong: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (gs:"
@@ -233,6 +242,6 @@ def _advice(error: BaseException, told: str) -> str:
         return "The credentials are wrong, or may not list, read, write and delete there: check them and its policy"
     if "dns error" in told or "onnection refused" in told or "error sending request" in told:
         return "The store does not answer: check the endpoint (AWS_ENDPOINT_URL), the region and the network"
-    if (status := _STATUS.search(told)) is not None and 300 <= int(status[1]) < 400:
+    if _REDIRECT in told:
         return "The bucket is in another region: set AWS_REGION"
     return "Run the same job again once the store works: it goes on where it stopped"

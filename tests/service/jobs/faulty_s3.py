@@ -22,18 +22,28 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final, Literal, TypeAlias
 
-Fault: TypeAlias = Literal["error", "slow_down", "reset", "hang", "half", "lost", "lost_hang"]
+Named: TypeAlias = Literal[
+    "error", "slow_down", "reset", "hang", "half", "lost", "lost_hang", "unconditional"
+]
+Fault: TypeAlias = Named | tuple[int, str]
 """What may happen to a request.
 
 error: 500, and nothing done. slow_down: 503, and nothing done. reset: the connection ends without an answer. hang: no
 answer until long after the client gave up. half: of the answer's body, half. lost: it is done, but the answer is a 500.
-lost_hang: it is done, and there is no answer.
+lost_hang: it is done, and there is no answer. unconditional: it is done, but `If-None-Match` is passed over. A status
+and a code: this is the answer, and nothing is done.
 """
-FAULTS: Final[tuple[Fault, ...]] = ("error", "slow_down", "reset", "hang", "half", "lost", "lost_hang")
+FAULTS: Final[tuple[Named, ...]] = ("error", "slow_down", "reset", "hang", "half", "lost", "lost_hang")
 Plan: TypeAlias = Callable[[str, str, int], Fault | None]
 """Method, path, how often both came before → what happens."""
 
+PAGE: Final = 100
+"""Names in a page of a listing; S3 itself gives a thousand."""
 _HOP: Final = {"connection", "keep-alive", "transfer-encoding", "host", "te", "trailer", "upgrade", "expect"}
+_REFUSALS: Final[Mapping[Fault, tuple[int, str]]] = {
+    "error": (500, "InternalError"),
+    "slow_down": (503, "SlowDown"),
+}
 _ERROR: Final = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>on purpose</Message></Error>"
 
 
@@ -65,7 +75,7 @@ class FaultyS3:
     straight: str
     hang_s: float = 3.0
     plan: Plan = nothing
-    happened: Counter[str] = field(default_factory=Counter)
+    happened: Counter[Fault] = field(default_factory=Counter)
     asked: Counter[str] = field(default_factory=Counter)
     _before: Counter[tuple[str, str]] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -84,6 +94,13 @@ class FaultyS3:
         request = urllib.request.Request(f"{self.straight}/{name}", method="PUT")
         with urllib.request.urlopen(request) as answer:
             assert answer.status == 200
+
+    def forget(self) -> None:
+        """Count from 0 again, and fail no more."""
+        with self._lock:
+            self.plan = nothing
+            for counter in (self.happened, self.asked, self._before):
+                counter.clear()
 
     def decide(self, method: str, path: str) -> Fault | None:
         """Return what is to happen to a request, and count it."""
@@ -123,7 +140,7 @@ def _server() -> Iterator[str]:
         "import sys; from moto.server import ThreadedMotoServer as S; s = S('127.0.0.1', 0, verbose=False); s.start();"
         "print(s.get_host_and_port()[1], flush=True); sys.stdin.read()"
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE)}
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
@@ -156,15 +173,15 @@ class _Handler(BaseHTTPRequestHandler):
         s3: FaultyS3 = self.server.s3  # type: ignore[attr-defined]
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = s3.decide(self.command, self.path)
-        if fault in ("error", "slow_down"):
-            self._refuse(
-                500 if fault == "error" else 503, "InternalError" if fault == "error" else "SlowDown"
-            )
+        if isinstance(fault, tuple) or fault in _REFUSALS:
+            self._refuse(*(fault if isinstance(fault, tuple) else _REFUSALS[fault]))
             return
         if fault in ("reset", "hang"):
             time.sleep(s3.hang_s if fault == "hang" else 0)
             self.close_connection = True
             return
+        if fault == "unconditional":
+            del self.headers["If-None-Match"]
         status, headers, answer = self._forward(s3, body)
         if fault == "lost":
             self._refuse(500, "InternalError")
