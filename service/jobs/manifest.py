@@ -45,7 +45,7 @@ def write_manifest(
     """
     with Ids() as ids:
         shards = tuple(write_shards(unique(rows, ids), storage, shard_rows=shard_rows, progress=progress))
-    return _written(Manifest("", uri, shards), storage)
+    return keep_manifest(Manifest("", uri, shards), storage)
 
 
 def read_manifest(storage: Storage, manifest_id: str) -> Manifest:
@@ -148,21 +148,21 @@ def batched(rows: Iterable[Row], n: int) -> Iterator[list[Row]]:
         yield batch
 
 
-def seal(manifest: Manifest) -> Manifest:
-    """Return a manifest under its id: a hash of its shards."""
-    digest = hashlib.sha256()
-    for shard in manifest.shards:
-        digest.update(f"{shard.digest}:{','.join(map(str, shard.skip))}\n".encode())
-    return replace(manifest, id=digest.hexdigest()[:20])
-
-
-def _written(manifest: Manifest, storage: Storage) -> Manifest:
-    manifest = seal(manifest)
+def keep_manifest(manifest: Manifest, storage: Storage) -> Manifest:
+    """Write the shards of a manifest under its id, which is a hash of them; return it with its id."""
+    manifest = sealed(manifest)
     path = layout.manifest_file(manifest.id)
     if not storage.create(path, to_json(manifest)):
         # The same rows, listed before, maybe under another spelling of the address.
         return read_manifest(storage, manifest.id)
     return manifest
+
+
+def sealed(manifest: Manifest) -> Manifest:
+    digest = hashlib.sha256()
+    for shard in manifest.shards:
+        digest.update(f"{shard.digest}:{','.join(map(str, shard.skip))}\n".encode())
+    return replace(manifest, id=digest.hexdigest()[:20])
 
 
 def _parts(rows: Iterable[Row], shard_rows: int) -> Iterator[list[Row]]:

@@ -17,7 +17,7 @@ from manyeyes.service.jobs.describing import describe, newest
 from manyeyes.service.jobs.findings import Finding, Kind, Tell, Verification
 from manyeyes.service.jobs.ids import Ids
 from manyeyes.service.jobs.job import Job, gold_file, read_job, recipe_file
-from manyeyes.service.jobs.manifest import seal
+from manyeyes.service.jobs.manifest import sealed
 from manyeyes.service.jobs.parts import digest_of
 from manyeyes.service.jobs.provenance import kept_publication, read_published, unlisted_parts
 from manyeyes.service.jobs.published import Published
@@ -205,7 +205,7 @@ class _Verifying:
             self.find("damaged", path, str(error))
             return False
         places = [shard.index for shard in manifest.shards]
-        if seal(manifest).id != dataset.published.manifest or places != [
+        if sealed(manifest).id != dataset.published.manifest or places != [
             file.shard for file in dataset.published.files
         ]:
             self.find("damaged", path, "is not the manifest of that id")
