@@ -159,6 +159,7 @@ def keep_manifest(manifest: Manifest, storage: Storage) -> Manifest:
 
 
 def sealed(manifest: Manifest) -> Manifest:
+    """Return a manifest under its id: a hash of its shards."""
     digest = hashlib.sha256()
     for shard in manifest.shards:
         digest.update(f"{shard.digest}:{','.join(map(str, shard.skip))}\n".encode())
