@@ -199,8 +199,6 @@ def _lasting(error: BaseException, told: str) -> bool:
     """Whether the next try would meet it, too."""
     if isinstance(error, _PERMANENT) or any(word in told for word in _NO_BUCKET):
         return True
-    if "ExpiredToken" in told or "TokenRefreshRequired" in told:
-        return "The credentials have expired: renew them, and run the same job again: it goes on where it stopped"
     if any(word in told for word in ("169.254.169.254", "builder error", _REDIRECT)):
         return True
     status = _STATUS.search(told)
