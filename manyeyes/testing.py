@@ -17,6 +17,15 @@ What it should refuse comes first, and the clients try again as they would:
 >>> with fake.client() as client:
 ...     print(client.label(["a red hat"], recipe="paint")[0].status, client.stats.retries)
 abstained 2
+
+Jobs label what ``fake.jobs.put`` says is at an address, and are done when they are waited for:
+
+>>> fake.jobs.put("s3://photos/2026", ["coat", "scan"])
+>>> with fake.client() as client:
+...     job = client.jobs.submit("s3://photos/2026", recipe="paint", out="s3://labels/2026").wait()
+...     labels = list(job.labels())
+>>> job.status, job.counts.failed, [label.label for label in labels]
+('completed', 1, ['blue', None])
 """
 
 from __future__ import annotations
@@ -57,6 +66,7 @@ from manyeyes.errors import (
     VersionConflict,
     WeightsMismatch,
 )
+from manyeyes.fake_jobs import FakeJobs
 from manyeyes.types import Label
 
 __all__ = ["Answered", "FakeCall", "FakeService", "Sent", "status_of"]
@@ -117,6 +127,7 @@ class FakeService:
 
     labels: item id → what it is answered with, or a function of the item; an id that is not there abstains.
     classes: the recipe's; by default those that the labels name. recipe: the name that it answers with.
+    jobs: its batch jobs.
     """
 
     def __init__(
@@ -127,10 +138,12 @@ class FakeService:
         recipe: str = "fake",
     ) -> None:
         self._labels = labels or {}
+        self._ids = tuple(self._labels) if isinstance(self._labels, Mapping) else ()
         named = self._labels.values() if isinstance(self._labels, Mapping) else ()
         self.classes = tuple(classes) or tuple(dict.fromkeys(name for one in named for name in _named(one)))
         self.recipe = recipe
         self.calls: list[FakeCall] = []
+        self.jobs = FakeJobs(lambda id: self._label(Sent(id)), lambda: self._ids)
         self._failures: list[httpx.Response | Exception] = []
         self._answers: dict[tuple[str, str], list[httpx.Response]] = {}
         self._lock = threading.Lock()
@@ -193,7 +206,13 @@ class FakeService:
             versions = {"recipe": "fake", "primitives": {}, "label_model": "fake"}
             rows = [self._label(item).to_dict() for item in call.items]
             return httpx.Response(200, json={"labels": rows, "versions": versions, "recipe": self.recipe})
-        return _problem(
+        try:
+            told = self.jobs.answer(
+                call.method, call.path, call.params, call.body, call.headers.get("last-event-id", "")
+            )
+        except ManyeyesError as error:
+            return _problem(error, {})
+        return told or _problem(
             NotFound(f"this double has no answer to {call.method} {call.path}; give it one with answer(…)"),
             {},
         )

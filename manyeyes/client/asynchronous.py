@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Literal, Self, Unpack
 
 import httpx
 
 from manyeyes.client import resource_routes, routes
+from manyeyes.client.async_jobs import AsyncJobs
 from manyeyes.client.async_resources import AsyncBatches, AsyncKeys, AsyncLabelModels, AsyncRecipes
 from manyeyes.client.async_streams import AsyncLabelStream
 from manyeyes.client.base import DEFAULT_URL, Base, Options, answer_of, give_time, new_key, request_of
@@ -43,6 +45,7 @@ class AsyncClient(Base):
         self.label_models = AsyncLabelModels(self._ask)
         self.batches = AsyncBatches(self._ask)
         self.keys = AsyncKeys(self._ask)
+        self.jobs = AsyncJobs(self._ask, self._stream, self._rng)
 
     @classmethod
     def in_process(cls, app: Any, **options: Unpack[Options]) -> Self:
@@ -230,3 +233,24 @@ class AsyncClient(Base):
         except httpx.DecodingError as error:
             raise ServiceFailed(f"{request.url} answered with an encoding that is none: {error}") from error
         return answer_of(response, response.content)
+
+    @asynccontextmanager
+    async def _stream(
+        self, call: Call[Any], *, silence_s: float
+    ) -> AsyncIterator[tuple[Answer, AsyncIterator[bytes]]]:
+        """Open a stream of events; what is no such stream is read whole. silence_s: the longest between two pieces."""
+        request = request_of(self._http, call, "")
+        give_time(request, silence_s)
+        response = await self._http.send(request, stream=True)
+        try:
+            if response.headers.get("content-type", "").startswith("text/event-stream"):
+                yield answer_of(response, b""), response.aiter_bytes()
+            else:
+                yield answer_of(response, await response.aread()), _nothing()
+        finally:
+            await response.aclose()
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for part in tuple[bytes, ...]():
+        yield part

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, Self, Unpack
 
 import httpx
@@ -14,6 +15,7 @@ from manyeyes.client.calls import Answer, Call, T, settled
 from manyeyes.client.flow import BATCH_SIZE, MAX_IN_FLIGHT, OnError, Streaming
 from manyeyes.client.in_process import InProcess
 from manyeyes.client.items import Form, Labelable, RecipeLike, fill_form, recipe_text
+from manyeyes.client.jobs import Jobs
 from manyeyes.client.kept import AuditLine, Explanation
 from manyeyes.client.patience import Send
 from manyeyes.client.problems import checked
@@ -59,6 +61,7 @@ class Client(Base):
         self.label_models = LabelModels(self._ask)
         self.batches = Batches(self._ask)
         self.keys = Keys(self._ask)
+        self.jobs = Jobs(self._ask, self._stream, self._rng)
 
     @classmethod
     def in_process(cls, app: Any, **options: Unpack[Options]) -> Self:
@@ -288,3 +291,17 @@ class Client(Base):
         except httpx.DecodingError as error:
             raise ServiceFailed(f"{request.url} answered with an encoding that is none: {error}") from error
         return answer_of(response, b"".join(parts))
+
+    @contextmanager
+    def _stream(self, call: Call[Any], *, silence_s: float) -> Iterator[tuple[Answer, Iterator[bytes]]]:
+        """Open a stream of events; what is no such stream is read whole. silence_s: the longest between two pieces."""
+        request = request_of(self._http, call, "")
+        give_time(request, silence_s)
+        response = self._http.send(request, stream=True)
+        try:
+            if response.headers.get("content-type", "").startswith("text/event-stream"):
+                yield answer_of(response, b""), response.iter_bytes()
+            else:
+                yield answer_of(response, response.read()), iter(())
+        finally:
+            response.close()
