@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final, Self
 
 from manyeyes.service.jobs.shapes import Row
@@ -31,18 +30,18 @@ class Fetched(bytes):
         return self._address
 
 
-def address_of(row: Row) -> str | Path | None:
+def address_of(row: Row) -> str | None:
     """Return where a row's image is: the path of a file, else its address; None for a text alone.
 
     A member of an archive is at the archive's address and its own name. The cell of a table is at the row's id there.
 
     >>> address_of(Row("a", "file:///photos/a%20b.jpg")), address_of(Row("a", "s3://b/x.zip", member="red/1.png"))
-    (PosixPath('/photos/a b.jpg'), 's3://b/x.zip/red/1.png')
+    ('/photos/a b.jpg', 's3://b/x.zip/red/1.png')
     """
     if row.uri is None:
         return None
     if row.member is None:
-        return Path(os.fsdecode(local_path(row.uri))) if scheme_of(row.uri) == "file" else row.uri
+        return os.fsdecode(local_path(row.uri)) if scheme_of(row.uri) == "file" else row.uri
     return f"{row.uri}/{row.id if row.uri.lower().endswith(_TABLES) else row.member}"
 
 
@@ -56,4 +55,4 @@ def item_of(row: Row, data: bytes | None = None) -> Item:
     metadata: Mapping[str, Any] = json.loads(row.metadata) if row.metadata != "{}" else {}
     if data is None or address is None:
         return Item(id=row.id, image=address, text=row.text, metadata=metadata)
-    return Item(id=row.id, image=Fetched.of(data, os.fspath(address)), text=row.text, metadata=metadata)
+    return Item(id=row.id, image=Fetched.of(data, address), text=row.text, metadata=metadata)
