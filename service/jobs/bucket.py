@@ -236,7 +236,11 @@ def _advice(error: BaseException, told: str) -> str:
             " GOOGLE_APPLICATION_CREDENTIALS, az: AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY), or"
             " AWS_SKIP_SIGNATURE=true for a public bucket"
         )
-    if isinstance(error, exceptions.PermissionDeniedError):
+    status = _STATUS.search(told)
+    # Of a listing, obstore tells a refusal by its status alone.
+    if isinstance(error, exceptions.PermissionDeniedError) or (
+        status is not None and status[1] in ("401", "403")
+    ):
         return "The credentials are wrong, or may not list, read, write and delete there: check them and its policy"
     if "dns error" in told or "onnection refused" in told or "error sending request" in told:
         return "The store does not answer: check the endpoint (AWS_ENDPOINT_URL), the region and the network"

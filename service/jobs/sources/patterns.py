@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from manyeyes.errors import InvalidSource
-from manyeyes.service.jobs.sources.places import Places, file_uri, local_path, scheme_of
+from manyeyes.service.jobs.sources.places import Places, file_uri, listed, local_path, scheme_of
 from manyeyes.service.jobs.sources.shelves import shown, sorted_names
 
 MAX_NAMED: Final = 1_000_000
@@ -67,9 +67,7 @@ def _beside(head: str, name: str, places: Places) -> Iterator[str]:
             if fnmatchcase(shown(found), name):
                 yield file_uri(os.path.join(folder, found))
         return
-    storage = places.folder(head)
-    storage.check()
-    for meta in storage.list(""):
+    for meta in listed(places.folder(head), head):
         if "/" not in meta.path and fnmatchcase(meta.path, name):
             yield f"{head}/{meta.path}"
 

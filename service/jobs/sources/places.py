@@ -20,6 +20,7 @@ BUCKET_SCHEMES: Final = ("s3", "gs", "az", "memory")
 WEB_SCHEMES: Final = ("http", "https")
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 _TIMEOUT_S: Final = 60
+_QUICK_S: Final = 5.0
 
 
 def scheme_of(uri: str) -> str:
@@ -53,16 +54,16 @@ def file_uri(path: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one object is: in which storage, and its path there."""
+    """Where one object is: in which storage, and its path there. quick: the same, which gives up within seconds."""
 
     storage: Storage
+    quick: Storage
     path: str
     uri: str
 
     def head(self) -> Meta:
         """Return its size and etag. Raises InvalidSource if it is not there, and StorageFailed."""
-        self.storage.check()
-        meta = self.storage.head(self.path)
+        meta = self.quick.head(self.path)
         if meta is None:
             raise InvalidSource(f"nothing is at {self.uri}; check its spelling")
         return meta
@@ -119,15 +120,15 @@ class Places:
         """Return where one object or file is. Raises InvalidSource, AddressRefused or StorageFailed."""
         if self.check(uri) == "file":
             path = os.fsdecode(local_path(uri))
-            return Place(
-                Storage.open(os.path.dirname(path)), os.path.basename(path), file_uri(os.fsencode(path))
-            )
+            folder = Storage.open(os.path.dirname(path))
+            return Place(folder, folder, os.path.basename(path), file_uri(os.fsencode(path)))
         head, _, name = uri.rpartition("/")
         if not name or head.endswith("/"):
             raise InvalidSource(f"{uri!r} names no object; write bucket and key, such as s3://photos/all.zip")
         if self.buckets is not None:
             self.buckets.find(uri)
-        return Place(Storage.open(head, buckets=self.buckets), name, uri)
+        quick = Storage.open(head, buckets=self.buckets, patience_s=_QUICK_S)
+        return Place(Storage.open(head, buckets=self.buckets), quick, name, uri)
 
     def store(self, uri: str) -> tuple[Any, str]:
         """Return obstore's store of an object in a bucket, which tries nothing twice, and the object's key.
@@ -167,8 +168,8 @@ def _is_plain_http(uri: str) -> bool:
 
 def listed(storage: Storage, uri: str) -> Iterator[Meta]:
     """Yield what a bucket's prefix holds, a page at a time. Raises StorageFailed, in seconds if nothing answers."""
-    storage.check()
     try:
+        storage.check()
         yield from storage.list("")
     except StorageFailed as error:
         if "InvalidPathError" in str(error):
