@@ -17,12 +17,12 @@ from manyeyes.service.jobs.describing import describe, newest
 from manyeyes.service.jobs.findings import Finding, Kind, Tell, Verification
 from manyeyes.service.jobs.ids import Ids
 from manyeyes.service.jobs.job import Job, gold_file, read_job, recipe_file
-from manyeyes.service.jobs.manifest import sealed
 from manyeyes.service.jobs.parts import digest_of
 from manyeyes.service.jobs.provenance import kept_publication, read_published, unlisted_parts
 from manyeyes.service.jobs.published import Published
 from manyeyes.service.jobs.resampling import sample_again
 from manyeyes.service.jobs.shapes import Row
+from manyeyes.service.jobs.shards import sealed
 from manyeyes.service.jobs.storage import Storage
 from manyeyes.trust import is_path
 
