@@ -94,5 +94,7 @@ def spread(n: int, most: int) -> list[int]:
     >>> spread(10, 4), spread(3, 5)
     ([1, 3, 6, 8], [0, 1, 2])
     """
+    if most < 1:
+        return []
     step = max(1.0, n / most)
     return [int(step * (i + 0.5)) for i in range(min(n, most))]

@@ -37,10 +37,12 @@ def read_latest(storage: Storage) -> str | None:
         return None  # damaged: what it saves is a listing, and every job is still there under its id
 
 
-def write_latest(storage: Storage, job: Job) -> None:
-    """Note that a job was begun last, unless that is what stands there."""
-    if read_latest(storage) != job.id:
+def write_latest(storage: Storage, job: Job) -> bool:
+    """Note that a job was begun last, unless that stands there already. Returns whether it is the first of its place."""
+    latest = read_latest(storage)
+    if latest != job.id:
         storage.put(LATEST, json.dumps({"job": job.id, "manifest": job.manifest}, sort_keys=True).encode())
+    return latest is None
 
 
 def cancel(storage: Storage, job_id: str) -> bool:

@@ -23,7 +23,7 @@ from manyeyes.service.jobs.job import Job
 from manyeyes.service.jobs.leases import Leases
 from manyeyes.service.jobs.monitor import Duty, Monitor
 from manyeyes.service.jobs.passes import Pass, ShardFailed
-from manyeyes.service.jobs.probe import probe
+from manyeyes.service.jobs.probe import Probe
 from manyeyes.service.jobs.progress import OnProgress, progress_of
 from manyeyes.service.jobs.provenance import publish
 from manyeyes.service.jobs.reporting import Reporter
@@ -37,6 +37,7 @@ __all__ = ["Coordinator", "cancel", "find_job", "progress_of", "retry_failed"]
 LEASE_S: Final = 60.0
 _SHOW_S: Final = 0.5
 _LOOK_S: Final = 1.0
+_SUSPECT_S: Final = 0.2
 _KEEP_S: Final = 5.0
 
 
@@ -49,6 +50,7 @@ class Coordinator:
 
     request: how it is to be run now, which may differ from how it was begun: its engine, attempts and breaker. stop:
     set by who wants it to end; what was done stays. on_progress: called about twice a second, by a thread of its own.
+    is_first: whether nothing was computed in this place before; then a few rows are tried first of all.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Coordinator:
         stop: threading.Event | None = None,
         buckets: Buckets | None = None,
         lease_s: float = LEASE_S,
+        is_first: bool = False,
     ) -> None:
         self.job = job
         self.request = request
@@ -76,6 +79,8 @@ class Coordinator:
         self._watched = Watched(request.breaker)
         self._hopeless: Hopeless | None = None
         self._cancelled = False
+        self._probe = Probe(job, manifest, storage, engine, buckets)
+        self._untried = is_first
         self._tell = Reporter(storage, job.id, manifest, on_progress=on_progress)
 
     def run(self) -> Progress:
@@ -87,11 +92,15 @@ class Coordinator:
         duties = [
             Duty(_SHOW_S, self._tell.show),
             Duty(_LOOK_S, self._look),
-            Duty(_LOOK_S, self._suspect),
             Duty(_KEEP_S, self._tell.keep),
         ]
+        # Beside the others, for it takes a while, and somebody may ask for an end meanwhile.
+        suspicions = [Duty(0, self._try_some), Duty(_SUSPECT_S, self._suspect)]
         try:
-            with Monitor(duties, stop=self._stop, asked=self._asked):
+            with (
+                Monitor(duties, stop=self._stop, asked=self._asked),
+                Monitor(suspicions, stop=self._stop, asked=None),
+            ):
                 self._work()
             counts = self._tell.progress().counts
             failed = f", {counts.failed:,} failed ({errors_told(counts)})" if counts.failed else ""
@@ -202,7 +211,16 @@ class Coordinator:
         """Stop a job that is hopeless."""
         if self._hopeless is not None or self._stop.is_set() or not self._watched.is_suspicious:
             return
-        found = probe(self.job, self.manifest, self.storage, self.request.breaker, self._buckets, self._stop)
+        self._give_up(self._probe.hopeless(self.request.breaker, self._stop))
+
+    def _try_some(self) -> None:
+        """Try a few rows of a job of which nothing is known yet."""
+        if self._untried:
+            self._untried = False
+            if self._probe.begins_badly(self._stop):
+                self._give_up(self._probe.hopeless(self.request.breaker, self._stop))
+
+    def _give_up(self, found: Hopeless | None) -> None:
         if found is None:
             self._watched.was_wrong()
         elif not self._stop.is_set():

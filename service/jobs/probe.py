@@ -1,62 +1,80 @@
-"""A look at rows from all over a source, when the first ones failed: is it them, or is it everything?"""
+"""A look at rows from all over a source: is it a few that fail, or is it everything?"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from manyeyes.errors import ItemError
 from manyeyes.labeler import Labeler, extractor_for
 from manyeyes.service.fetching.buckets import Buckets
 from manyeyes.service.jobs.breaker import Hopeless, Watched, spread
+from manyeyes.service.jobs.engines.base import Engine
 from manyeyes.service.jobs.fetch import Fetcher
 from manyeyes.service.jobs.job import Job
 from manyeyes.service.jobs.manifest import read_rows
 from manyeyes.service.jobs.rows import item_of
 from manyeyes.service.jobs.shapes import Breaker, Manifest, Row
 from manyeyes.service.jobs.storage import Storage
+from manyeyes.service.jobs.work import RowError
 from manyeyes.types import Item
 
+FIRST_ROWS: Final = 8
+"""Rows that are looked at before anything is known of any. If all of them fail, more are."""
 _SHARDS: Final = 20
 _TRIES: Final = 2
 
 
-def probe(
-    job: Job,
-    manifest: Manifest,
-    storage: Storage,
-    breaker: Breaker,
-    buckets: Buckets | None,
-    stop: threading.Event,
-) -> Hopeless | None:
-    """Return why a job is hopeless if more rows from all over it fail than may, or None.
+class Probe:
+    """Looks at rows of a job as its workers do, where they work, and writes nothing."""
 
-    The rows go the way of all rows, but nothing is written: they are as many as the breaker wants to know, no more.
-    """
-    rows = list(_spread_rows(manifest, storage, breaker.min_rows))
-    watched = Watched(breaker)
+    def __init__(
+        self, job: Job, manifest: Manifest, storage: Storage, engine: Engine, buckets: Buckets | None
+    ) -> None:
+        self._job = job
+        self._manifest = manifest
+        self._storage = storage
+        self._engine = engine
+        self._buckets = buckets
+
+    def hopeless(self, breaker: Breaker, stop: threading.Event) -> Hopeless | None:
+        """Return why a job is hopeless if, of as many rows as the breaker wants to know, more fail than may."""
+        return self._look(breaker, breaker.min_rows, stop)
+
+    def begins_badly(self, stop: threading.Event) -> bool:
+        """Return whether the first few rows, from all over, fail without exception."""
+        return self._look(Breaker(max_error_rate=0.999), FIRST_ROWS, stop) is not None
+
+    def _look(self, breaker: Breaker, n_rows: int, stop: threading.Event) -> Hopeless | None:
+        rows = list(spread_rows(self._manifest, self._storage, n_rows))
+        watched = Watched(breaker)
+        n_seen, errors = self._engine.call(look_at, self._job, rows, self._buckets, stop=stop)
+        watched.saw(n_seen, errors)
+        return None if stop.is_set() else watched.hopeless(least=len(rows))
+
+
+def look_at(job: Job, rows: Sequence[Row], buckets: Buckets | None) -> tuple[int, list[RowError]]:
+    """Return how many rows were looked at, and what failed of them."""
+    errors: list[RowError] = []
     items: list[Item] = []
     with Fetcher(buckets=buckets) as fetcher:
-        for place, data, _ in fetcher.fetch(rows, attempts=_TRIES, stop=stop):
+        for place, data, _ in fetcher.fetch(rows, attempts=_TRIES):
             if isinstance(data, ItemError):
-                watched.saw(1, [(rows[place].id, data.code, str(data))])
+                errors.append((rows[place].id, data.code, str(data)))
             else:
                 items.append(item_of(rows[place], data))
-    if items and not stop.is_set():
+    if items:
         labeler = Labeler(job.recipe, extractor=extractor_for(job.recipe, cache=None))
         collected = labeler.collect(items)
-        watched.saw(
-            len(items),
-            [(collected.ids[i], error.code, str(error)) for i, error in collected.errors.items()],
-        )
-    return None if stop.is_set() else watched.hopeless(least=len(rows))
+        errors += [(collected.ids[i], error.code, str(error)) for i, error in collected.errors.items()]
+    return len(rows), errors
 
 
-def _spread_rows(manifest: Manifest, storage: Storage, most: int) -> Iterator[Row]:
+def spread_rows(manifest: Manifest, storage: Storage, most: int) -> Iterator[Row]:
+    """Yield up to ``most`` rows from all over a manifest; of few shards, for each has to be read."""
     shards = [manifest.shards[place] for place in spread(len(manifest.shards), min(_SHARDS, most))]
     for n, shard in enumerate(shards):
         rows = read_rows(storage, shard)
-        # What does not divide goes to the first ones.
         wanted = most // len(shards) + (n < most % len(shards))
         yield from (rows[place] for place in spread(len(rows), wanted))

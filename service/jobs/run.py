@@ -158,7 +158,7 @@ def _coordinate(
         tell_status(
             storage, job.id, "validating", f"{manifest.n_rows:,} rows in {len(manifest.shards):,} shards"
         )
-    write_latest(storage, job)
+    is_first = write_latest(storage, job)
     progress = progress_of(storage, job.id)
     if progress.status == "completed" and is_published(storage, job.id):
         if how.on_progress is not None:
@@ -179,6 +179,7 @@ def _coordinate(
         stop=how.stop,
         buckets=how.buckets,
         lease_s=how.lease_s,
+        is_first=is_first,
     ).run()
 
 
@@ -236,7 +237,9 @@ def _listed(storage: Storage, request: JobRequest, how: _How) -> Manifest:
 
     every = itertools.chain([first], rows)
     if previous is not None and previous.uri == listing.uri and hasattr(manifests, "update_manifest"):
-        return manifests.update_manifest(previous, every, storage, shard_rows=request.shard_rows, progress=tell)
+        return manifests.update_manifest(
+            previous, every, storage, shard_rows=request.shard_rows, progress=tell
+        )
     return write_manifest(every, storage, uri=listing.uri, shard_rows=request.shard_rows, progress=tell)
 
 

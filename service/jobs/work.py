@@ -224,6 +224,9 @@ class ShardWorker:
             on_chunk=_telling(rows, on_rows),
         )
         part = collect(self.labeler, seen, attempts=attempts | seen.attempts)
+        if on_rows is not None:  # what LFs made of rows that had been known as sound
+            late = sorted(part.errors.keys() - seen.errors.keys())
+            on_rows(0, [(rows[i].id, part.errors[i].code, str(part.errors[i])) for i in late])
         _assert_rows(shard, len(part.ids))
         _assert_rows(shard, part.votes.n_items)
         return _Made(

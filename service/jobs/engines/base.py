@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from importlib import import_module
-from typing import Final, Protocol, Self, TypeAlias, cast
+from typing import Any, Final, Protocol, Self, TypeAlias, TypeVar, cast
 
 from manyeyes.errors import ManyeyesError, StorageFailed, StorageFull
 from manyeyes.service.jobs.shapes import EngineSpec, Shard
 from manyeyes.service.jobs.storage import Storage
 from manyeyes.service.jobs.work import OnRows, Outcome, WorkSpec
 
+T = TypeVar("T")
 OnOutcome: TypeAlias = Callable[[Shard, Outcome], None]
 """Called with what came of each shard, once each and one at a time, by any thread; raises nothing."""
 
@@ -32,6 +33,12 @@ class Engine(Protocol):
 
         Whoever dies meanwhile is replaced, and its shard done again. Raises MissingDependency, InvalidRequest or
         ServiceUnavailable if it cannot begin.
+        """
+
+    def call(self, function: Callable[..., T], *args: Any, stop: threading.Event) -> T:
+        """Return what a function gives where the workers are, called beside them. function: of a module; picklable.
+
+        Raises what it raises, and ServiceUnavailable if ``stop`` is set before it is done.
         """
 
     def close(self) -> None:

@@ -11,9 +11,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from manyeyes.errors import InvalidRequest
 from manyeyes.service.jobs.engines.base import OnOutcome, failed
@@ -22,6 +22,8 @@ from manyeyes.service.jobs.storage import Storage
 from manyeyes.service.jobs.work import OnRows, ShardWorker, WorkSpec
 
 log: Final = logging.getLogger("manyeyes.service.jobs")
+
+T = TypeVar("T")
 
 PATIENCE_S: Final = 10.0
 """How long threads that were told to stop may take; one that computes cannot be interrupted before its pass ends."""
@@ -56,6 +58,11 @@ class LocalEngine:
         """Work on shards on threads that share one worker; see ``Engine``."""
         crew = _Crew(ShardWorker(spec, storage=self._storage), iter(shards), on_outcome, stop, on_rows)
         crew.work(self._workers)
+
+    def call(self, function: Callable[..., T], *args: Any, stop: threading.Event) -> T:
+        """Call a function here; see ``Engine``."""
+        del stop
+        return function(*args)
 
     def close(self) -> None:
         """There is nothing to free: models stay for the next pass."""

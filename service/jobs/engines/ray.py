@@ -12,10 +12,10 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from manyeyes.errors import InvalidRequest, MissingDependency, ServiceUnavailable
 from manyeyes.service.jobs.engines.actors import DecoderActor, WorkerActor
@@ -25,6 +25,8 @@ from manyeyes.service.jobs.storage import Storage
 from manyeyes.service.jobs.work import OnRows, Outcome, WorkSpec
 
 log: Final = logging.getLogger("manyeyes.service.jobs")
+
+T = TypeVar("T")
 
 PATIENCE_S: Final = 10.0
 """How long actors that were told to stop may take to give their shards back."""
@@ -62,6 +64,7 @@ class RayEngine:
         self._spec = spec
         self._ray = _import_ray()
         self._owned = False
+        self._reached = threading.Event()
         self._decoders: list[Any] = []
         self._actors: list[_Actor] = []
         self._deaths: Counter[int] = Counter()
@@ -99,6 +102,21 @@ class RayEngine:
         except self._ray.exceptions.RayError as error:
             raise ServiceUnavailable(f"the Ray cluster does not answer any more: {_short(error)}") from error
 
+    def call(self, function: Callable[..., T], *args: Any, stop: threading.Event) -> T:
+        """Call a function on some node, beside the actors; see ``Engine``."""
+        while not self._reached.wait(_LOOK_S):
+            if stop.is_set():
+                raise ServiceUnavailable("the cluster was not reached before the job was told to stop")
+        ref = self._ray.remote(num_cpus=0, max_retries=0)(function).remote(*args)
+        try:
+            while not self._ray.wait([ref], timeout=_LOOK_S)[0]:
+                if stop.is_set():
+                    raise ServiceUnavailable("the job was told to stop")
+            answer: T = self._ray.get(ref)
+            return answer
+        except self._ray.exceptions.RayError as error:
+            raise ServiceUnavailable(f"nothing could be tried on the cluster: {_short(error)}") from error
+
     def close(self) -> None:
         """End the actors, and the cluster if it was begun here."""
         with_cluster, self._owned = self._owned, False
@@ -127,6 +145,7 @@ class RayEngine:
         if not self._ray.is_initialized():
             self._reach()
             self._owned = True
+        self._reached.set()
         if spec.decoders and not self._decoders:
             decoder = self._ray.remote(num_cpus=1, max_restarts=-1)(DecoderActor)
             self._decoders = [decoder.remote() for _ in range(spec.decoders)]
