@@ -5,7 +5,8 @@ input means that the service is gone, which is a ``stop``, too. It says on its o
 
 ::
 
-    {"kind": "progress", "progress": {…}, "total": 60000}   how far the job is, as its commits say
+    {"kind": "progress", "progress": {…}}                   how far the job is, as its commits say
+    {"kind": "status", "status": "finalizing"}
     {"kind": "log", "level": "warning", "message": "…"}
     {"kind": "retried"}                                     the failed rows are a generation of their own now
     {"kind": "ended", "status": "completed", "errors": []}
@@ -23,14 +24,19 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final
 
-from manyeyes.errors import ManyeyesError, ServiceFailed
+from manyeyes.errors import InvalidRequest, ManyeyesError, ServiceFailed
 from manyeyes.service.fetching.buckets import Buckets
+from manyeyes.service.jobs.control import cancel, retry_failed
+from manyeyes.service.jobs.events import events_of
+from manyeyes.service.jobs.run import resume_job, run_job
 from manyeyes.service.jobs.shapes import JobRequest, Progress
+from manyeyes.service.jobs.storage import Storage
 from manyeyes.service.operations import logs
 from manyeyes.service.operations.secrets import Redactor
 from manyeyes.service.operations.settings import OperationsSettings
@@ -40,6 +46,7 @@ log: Final = logging.getLogger("manyeyes.service.jobs")
 GRACE_S: Final = 20.0
 """How long a job that was told to stop may take; its leases say the rest."""
 _LEAST_S: Final = 0.5
+_LOOK_S: Final = 2.0
 FINAL: Final = ("completed", "failed", "cancelled")
 
 
@@ -64,7 +71,7 @@ class Teller:
 
 class _Lines(logging.Handler):
     def __init__(self, tell: Teller) -> None:
-        super().__init__(logging.INFO)
+        super().__init__(logging.WARNING)
         self._tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -78,24 +85,24 @@ class Child:
         file = task.get("buckets_file")
         self.buckets = Buckets.load(Path(file) if file else None)
         self.request = JobRequest.model_validate(task["request"])
+        self.trusted = task.get("trusted") is True
+        self.allowed_models = tuple(task.get("allowed_models", ()))
         self.wish = task.get("wish", "run")
         self.tell = tell
         self.stop = threading.Event()
         self.cancelled = False
         self.job: str | None = task.get("job")
-        self.total: int | None = task.get("total")
         self._told = (0.0, "")
+        self._happened = Happened(tell, self._storage)
 
     def run(self) -> None:
         """Run it, and say how it ended."""
-        from manyeyes.service.jobs.run import run_job
-
         try:
-            if self.wish == "retry" and self.job is not None:
-                self._retry(self.job)
-            self.tell("retried")
-            done = run_job(self.request, on_progress=self._progress, stop=self.stop, buckets=self.buckets)
+            if self.job is not None:
+                self._happened.skip(self.job)
+            done = self._run()
         except ManyeyesError as error:
+            log.warning("the job failed: %s", error)
             if not self._gave_up():
                 self.tell("ended", status="failed", errors=[{"code": error.code, "message": str(error)}])
             return
@@ -109,8 +116,9 @@ class Child:
         if done.status in FINAL:
             errors = [{"code": ServiceFailed.code, "message": done.message or "the job failed"}]
             self.tell("ended", status=done.status, errors=errors if done.status == "failed" else [])
-        else:
-            self._gave_up()
+        elif not self._gave_up():
+            told = f"the job ended as {done.status}, which is no end"
+            self.tell("ended", status="failed", errors=[{"code": ServiceFailed.code, "message": told}])
 
     def cancel(self) -> None:
         """End the job early, for all who work on it."""
@@ -118,14 +126,39 @@ class Child:
         if self.job is None:  # it has not begun, so that there is nobody to be told
             self.stop.set()
             return
-        from manyeyes.service.jobs.coordinator import cancel
-        from manyeyes.service.jobs.storage import Storage
-
         try:
-            cancel(Storage.open(self.request.out, buckets=self.buckets), self.job)
+            cancel(self._storage(), self.job)
         except ManyeyesError:
             log.warning("the job could not be cancelled where it lies; it stops here", exc_info=True)
             self.stop.set()
+
+    def _run(self) -> Progress:
+        if self.wish == "retry" and self.job is not None:
+            try:
+                if retry_failed(self._storage(), self.job) is None:
+                    self.tell(
+                        "log",
+                        level="info",
+                        message="no row failed in a way that may pass; nothing is tried again",
+                    )
+            except InvalidRequest as error:  # an earlier process got as far, and died before it could say so
+                log.info("the failed rows are being retried already: %s", error)
+            self.tell("retried")
+            return resume_job(
+                self.request.out, self.job, on_progress=self._progress, stop=self.stop, buckets=self.buckets
+            )
+        self.tell("retried")
+        return run_job(
+            self.request,
+            on_progress=self._progress,
+            stop=self.stop,
+            buckets=self.buckets,
+            trusted=self.trusted,
+            allowed_models=self.allowed_models,
+        )
+
+    def _storage(self) -> Storage:
+        return Storage.open(self.request.out, buckets=self.buckets)
 
     def _gave_up(self) -> bool:
         """Say that the job was left as it is, if it was told to stop."""
@@ -137,12 +170,6 @@ class Child:
             return False
         return True
 
-    def _retry(self, job: str) -> None:
-        from manyeyes.service.jobs.coordinator import retry_failed
-        from manyeyes.service.jobs.storage import Storage
-
-        retry_failed(Storage.open(self.request.out, buckets=self.buckets), job)
-
     def _progress(self, progress: Progress, *, last: bool = False) -> None:
         self.job = progress.job or self.job
         at, status = self._told
@@ -150,9 +177,37 @@ class Child:
         if not last and status == progress.status and now - at < _LEAST_S:
             return
         self._told = (now, progress.status)
-        self.tell("progress", progress=asdict(progress), total=self.total)
-        if self.cancelled and not self.stop.is_set() and self.job is not None and not last:
-            self.cancel()
+        if progress.job:
+            self._happened.look(progress.job, now, last=last)
+        self.tell("progress", progress=asdict(progress))
+
+
+class Happened:
+    """Passes on what the job's own events say, whoever worked on it: changes of status, and what went wrong."""
+
+    def __init__(self, tell: Teller, storage: Callable[[], Storage]) -> None:
+        self._tell = tell
+        self._storage = storage
+        self._after = 0
+        self._looked = 0.0
+
+    def skip(self, job: str) -> None:
+        """Pass over what an earlier process has told already."""
+        with suppress(ManyeyesError):
+            self._after = max((event.id for event in events_of(self._storage(), job)), default=0)
+
+    def look(self, job: str, now: float, *, last: bool) -> None:
+        """Tell what is new, now and then; what cannot be read now is told later."""
+        if not last and now - self._looked < _LOOK_S:
+            return
+        self._looked = now
+        with suppress(ManyeyesError):
+            for event in events_of(self._storage(), job, self._after):
+                self._after = event.id
+                if event.status is not None and event.status not in FINAL:
+                    self._tell("status", status=event.status)
+                elif event.kind == "problem":
+                    self._tell("log", level="warning", message=event.message[:2000])
 
 
 def watch(child: Child, stream: IO[bytes], parent: int) -> None:

@@ -22,7 +22,7 @@ from manyeyes.service.jobs.running import COMMAND, Running
 from manyeyes.service.operations.metrics import Metrics
 from manyeyes.service.settings import ServiceSettings
 from manyeyes.service.store.ids import new_id
-from manyeyes.service.store.job_records import FINAL, OPEN, JobRecord, Kind, News, OpenJob
+from manyeyes.service.store.job_records import OPEN, JobRecord, Kind, News, OpenJob
 from manyeyes.service.store.store import Store
 
 log: Final = logging.getLogger("manyeyes.service.jobs")
@@ -34,6 +34,7 @@ _LOOK_S: Final = 1.0
 _IDLE_S: Final = 3.0
 _STOP_S: Final = 30.0
 _EVENT_S: Final = 1.0
+_ORDER: Final = ("validating", "in_progress", "finalizing")
 _MAX_LINES: Final = 500
 """Of a job's log that are kept each time that it is run; what is wrong with rows stands in their labels."""
 
@@ -207,7 +208,7 @@ class ServiceJobs:
             {
                 **record.request,
                 "wish": record.wish,
-                "job": progress.get("job"),
+                "job": progress.get("job") or None,
                 "buckets_file": str(settings.buckets_file) if settings.buckets_file else None,
                 "allowed_models": list(settings.allowed_models),
                 "web": settings.model_dump(mode="json", include=set(FetchSettings.model_fields)),
@@ -245,6 +246,8 @@ class ServiceJobs:
         kind = said.get("kind")
         if kind == "progress":
             self._progress(mine, said)
+        elif kind == "status":
+            mine.untold.append(News(status=self._forward(mine, said["status"])))
         elif kind == "log" and mine.n_lines < _MAX_LINES:
             mine.n_lines += 1
             line = {"level": said["level"], "message": said["message"]}
@@ -257,7 +260,7 @@ class ServiceJobs:
             log.info("job %s stopped, and goes on later", mine.record.id)
 
     def _progress(self, mine: _Mine, said: Mapping[str, Any]) -> None:
-        progress = {**said["progress"], "total": said.get("total")}
+        progress = said["progress"]
         self._count(mine, progress)
         before = mine.record.progress or {}
         got_on = progress["shards_done"] != before.get("shards_done") or progress["pass_"] != before.get(
@@ -275,12 +278,18 @@ class ServiceJobs:
             return
         mine.untold.append(
             News(
-                status=progress["status"] if progress["status"] not in FINAL else None,
+                status=self._forward(mine, progress["status"]),
                 progress=progress,
                 crashes=0 if got_on else None,
                 events=events,
             )
         )
+
+    def _forward(self, mine: _Mine, status: Any) -> Any:
+        """Return a status that is further on than that of the job; a process that was started again begins anew."""
+        before = mine.record.status
+        is_on = status in _ORDER and before in _ORDER and _ORDER.index(status) > _ORDER.index(before)
+        return status if is_on else None
 
     def _count(self, mine: _Mine, progress: Mapping[str, Any]) -> None:
         """Tell the metrics which rows are done since; what an earlier process did was counted there."""
@@ -343,7 +352,6 @@ class ServiceJobs:
 
     def _forget(self, mine: _Mine) -> None:
         self._mine.pop(mine.record.id, None)
-        self._events.pop(mine.record.id, None)
 
     def _stop_mine(self) -> None:
         """Stop what runs, and give back what has stopped."""

@@ -34,7 +34,7 @@ def job_answer(job: JobRecord) -> dict[str, Any]:
         "source": None if job.request.get("submitted") else asked["source"]["uri"],
         "output": {
             "uri": asked["out"],
-            "job": (progress or {}).get("job"),
+            "job": (progress or {}).get("job") or None,
             "labels": f"{asked['out'].rstrip('/')}/{LABELS}" if job.status == "completed" else None,
         },
         "progress": None if progress is None else progress_answer(progress),

@@ -183,8 +183,11 @@ class Jobs:
                     f"job {id} is completed and has no rows that failed: there is nothing to retry"
                 )
             wish: Wish = "retry" if job.status == "completed" else "resume"
-            times = dict.fromkeys(("completed_at", "failed_at", "cancelling_at", "cancelled_at"))
+            times = dict.fromkeys(
+                ("finalizing_at", "completed_at", "failed_at", "cancelling_at", "cancelled_at")
+            )
             connection.execute(update(_T).where(_T.c.id == id).values(**times, claim=None, errors=[]))
+            job = _get(connection, id)
             _change(connection, job, now, News(status="validating", wish=wish, crashes=0))
             _audit(connection, now, author, "job.retry", id, request_id)
             return _get(connection, id)
@@ -267,7 +270,7 @@ def _change(connection: Connection, job: JobRecord, now: datetime, news: News) -
     events = list(news.events)
     if news.status is not None and news.status != job.status:
         values["status"] = news.status
-        if news.status != "validating":
+        if news.status != "validating" and getattr(job, f"{news.status}_at") is None:
             values[f"{news.status}_at"] = now
         told: dict[str, Any] = {"status": news.status}
         if news.errors:
