@@ -22,6 +22,7 @@ from manyeyes.service.jobs.storage import Storage
 _MARK: Final = (
     "<!-- Made by manyeyes from manyeyes.json, and made anew with it: what is changed here is lost. -->"
 )
+_FIRST_LINE: Final = "# Made by manyeyes from manyeyes.json."
 _MAX_CLASSES: Final = 30  # in pictures and tables; the rest is added up
 _FIRST: Final = ("name", "description", "classes", "kind", "model", "on", "using", "primitives", "lfs")
 _SIZES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
@@ -55,7 +56,7 @@ def card_files(published: Published) -> dict[str, bytes]:
 
 def is_ours(page: bytes) -> bool:
     """Return whether a page is a card, and not somebody's own text."""
-    return _MARK.encode() in page
+    return any(mark.encode() in page for mark in (_MARK, _FIRST_LINE))
 
 
 def _pictures(told: Published) -> dict[str, str]:
@@ -112,7 +113,7 @@ def _front_matter(told: Published) -> str:
         "size_categories": sizes[:1] or ["10B<n<100B"],
         "configs": [{"config_name": "default", "data_files": layout.LABELS + "*.parquet"}],
     }
-    return "---\n" + yaml.safe_dump(told_of, sort_keys=False, allow_unicode=True) + "---"
+    return f"---\n{_FIRST_LINE}\n" + yaml.safe_dump(told_of, sort_keys=False, allow_unicode=True) + "---"
 
 
 def _labels(told: Published) -> Iterable[str]:

@@ -15,6 +15,7 @@ from manyeyes.service.jobs.card import card_files, is_ours
 from manyeyes.service.jobs.dataset import Dataset
 from manyeyes.service.jobs.describing import describe, newest
 from manyeyes.service.jobs.findings import Finding, Kind, Tell, Verification
+from manyeyes.service.jobs.fitting import fit_on_votes
 from manyeyes.service.jobs.ids import Ids
 from manyeyes.service.jobs.job import Job, gold_file, read_job, recipe_file
 from manyeyes.service.jobs.parts import digest_of
@@ -266,6 +267,15 @@ class _Verifying:
         except ManyeyesError as error:
             self.find("provenance", layout.job_folder(job.id), str(error))
             return
+        except Exception as error:  # what somebody changed in one of these files may end anywhere
+            why = f"what is kept there cannot be read any more ({type(error).__name__}: {error})"
+            self.find("damaged", layout.job_folder(job.id), why)
+            return
+        # It is there, since its files were just read, and so is not fitted here.
+        if told.files and fit_on_votes(job, self.storage, told.generation) != told.versions.label_model:
+            self.find(
+                "provenance", layout.label_model_folder(job.id, told.generation), "is another label model"
+            )
         wrong = [name for name in _differing(told, again) if name not in _OF_THE_MACHINE]
         if wrong:
             self.find(
