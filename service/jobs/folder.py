@@ -10,7 +10,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final, TypeAlias, TypeVar
+from typing import BinaryIO, Final, TypeVar
 
 from manyeyes.errors import NotFound, StorageFailed, StorageFull
 from manyeyes.service.jobs.objects import Meta
@@ -20,19 +20,19 @@ _STAGED: Final = ".staged-"
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _COPY_BYTES: Final = 2**20
 
-Publish: TypeAlias = Callable[[Path, Path], None]
 T = TypeVar("T")
 
 
 class Folder:
     """A folder as a place of objects. Files appear under their names only when they are whole.
 
-    What is durable is flushed to the disk before it appears: 0.5 ms a small file and 1.6 ms more for 4 MB, as measured
-    on ext4; so a commit that survives a power cut names parts that survived it, too.
+    What is durable is flushed to the disk before it appears, so that a commit that survives a power cut names parts
+    that survived it, too: 0.2 ms more for a small file, and 1.6 ms for one of 4 MB, as measured on ext4.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._nameless: bool | None = None
 
     def get(self, path: str) -> bytes:
         return self._do("read", path, lambda: self._file(path).read_bytes())
@@ -46,12 +46,11 @@ class Folder:
         return self._do("read", path, read)
 
     def put(self, path: str, data: bytes | BinaryIO, *, durable: bool = True) -> None:
-        self._do("write", path, lambda: self._write(path, data, os.replace, durable=durable))
+        self._do("write", path, lambda: self._write(path, data, new=False, durable=durable))
 
     def create(self, path: str, data: bytes, *, durable: bool = True) -> bool:
-        # A hard link is the one way to give a file that is whole a name that nobody has, on every Unix.
         try:
-            self._do("write", path, lambda: self._write(path, data, os.link, durable=durable))
+            self._do("write", path, lambda: self._write(path, data, new=True, durable=durable))
         except FileExistsError:
             return self.get(path) == data
         return True
@@ -59,7 +58,7 @@ class Folder:
     def copy(self, source: str, target: str) -> None:
         def copy() -> None:
             with self._file(source).open("rb") as file:
-                self._write(target, file, os.replace, durable=True)
+                self._write(target, file, new=False, durable=True)
 
         self._do("copy", source, copy)
 
@@ -116,29 +115,40 @@ class Folder:
             )
         return self.root / path
 
-    def _write(
-        self, path: str, data: bytes | BinaryIO, publish: Callable[[Path, Path], None], *, durable: bool
-    ) -> None:
+    def _write(self, path: str, data: bytes | BinaryIO, *, new: bool, durable: bool) -> None:
         target = self._file(path)
-        staged = target.parent / f"{_STAGED}{secrets.token_hex(8)}"
         try:
-            try:
-                file = staged.open("xb")
-            except FileNotFoundError:
-                _make(target.parent)
-                file = staged.open("xb")
+            file, staged = self._open(target.parent)
+        except FileNotFoundError:
+            _make(target.parent)
+            file, staged = self._open(target.parent)
+        try:
             with file:
                 if isinstance(data, bytes):
                     file.write(data)
                 else:
                     shutil.copyfileobj(data, file, _COPY_BYTES)
+                file.flush()
                 if durable:
-                    file.flush()
                     os.fsync(file.fileno())
-            publish(staged, target)
+                if staged is None:
+                    staged = _name(file.fileno(), target)
+            if staged is not None:
+                # A hard link is the one way to give a file that is whole a name that nobody has, on every Unix.
+                (os.link if new else os.replace)(staged, target)
         finally:
-            with contextlib.suppress(OSError):
-                staged.unlink(missing_ok=True)
+            if staged is not None:
+                with contextlib.suppress(OSError):
+                    staged.unlink(missing_ok=True)
+
+    def _open(self, folder: Path) -> tuple[BinaryIO, Path | None]:
+        """Open a file to be written, and tell its name; it has none where the system can do that: see ``_name``."""
+        if self._nameless is None:
+            self._nameless = _can_name(folder)
+        if self._nameless:
+            return os.fdopen(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666), "wb"), None
+        staged = _staged(folder)
+        return staged.open("xb"), staged
 
     def _do(self, what: str, path: str, call: Callable[[], T]) -> T:
         try:
@@ -173,6 +183,43 @@ class Folder:
         return StorageFailed(
             f"cannot {what} {where!r}: {error.strerror}. Check the folder and its permissions"
         )
+
+
+def _staged(folder: Path) -> Path:
+    return folder / f"{_STAGED}{secrets.token_hex(8)}"
+
+
+def _name(fd: int, target: Path) -> Path | None:
+    """Give a file that has no name that of the target, if nobody has that; else a name of its own, which is returned.
+
+    A file without a name is gone with its writer: whoever is killed leaves nothing that a reader might take for a part.
+    """
+    for name in (target, _staged(target.parent)):
+        try:
+            # With a folder's number, which is not looked at, Python makes the call that follows links.
+            os.link(f"/proc/self/fd/{fd}", name, src_dir_fd=fd, follow_symlinks=True)
+        except FileExistsError:
+            continue
+        return None if name == target else name
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+
+def _can_name(folder: Path) -> bool:
+    """Whether this system and the folder's can do what ``_name`` does. Raises FileNotFoundError without the folder."""
+    name = _staged(folder)
+    try:
+        fd = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    except FileNotFoundError:
+        raise
+    except (AttributeError, OSError):  # of macOS, and of file systems such as NFS
+        return False
+    try:
+        return _name(fd, name) is None
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+        name.unlink(missing_ok=True)
 
 
 def _make(folder: Path) -> None:
