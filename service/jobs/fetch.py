@@ -147,7 +147,7 @@ class Fetcher:
                 found = self._reader.read_together(rows)
             except PassingFailure:
                 found, made = None, 1
-            except ItemError:
+            except Exception:  # each alone says what is wrong with it
                 found = None
             if found is not None:
                 return [(one, 1) for one in found]

@@ -48,10 +48,8 @@ _PASSING: Final = (408, 409, 425, 429)
 _CHANGED: Final = "changed while the job ran; run the job again, which lists it anew"
 
 
-class PassingFailure(FetchFailed):
+class PassingFailure(Exception):
     """A failure that may have passed at the next try. Nobody outside of jobs meets it: it becomes a FetchFailed."""
-
-    code = FetchFailed.code
 
 
 class Reader:
@@ -278,7 +276,7 @@ def _decoded(row: Row, data: bytes) -> bytes:
         raise UnreadableItem("the table is not what it was when it was listed; run the job again") from error
 
 
-def _told(error: Exception) -> ItemError:
+def _told(error: Exception) -> ItemError | PassingFailure:
     """Return what a store's failure is to a row. Not its text, which may name machines and accounts."""
     if isinstance(error, (FileNotFoundError, exceptions.NotFoundError)):
         return SourceNotFound("nothing of that name is in the bucket, or no more")
