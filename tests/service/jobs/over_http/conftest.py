@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +40,7 @@ def photo(colour: str, number: int = 0) -> bytes:
 @pytest.fixture(scope="package")
 def s3() -> Iterator[Any]:
     """Return a client of an S3 server with the buckets `photos`, `labels` and `secrets`; ``s3.address`` is its own."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for every request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
