@@ -38,7 +38,7 @@ def read_latest(storage: Storage) -> str | None:
 
 
 def write_latest(storage: Storage, job: Job) -> bool:
-    """Note that a job was begun last, unless that stands there already. Returns whether it is the first of its place."""
+    """Note that a job was begun last, unless that stands there already. Returns whether it is the place's first."""
     latest = read_latest(storage)
     if latest != job.id:
         storage.put(LATEST, json.dumps({"job": job.id, "manifest": job.manifest}, sort_keys=True).encode())

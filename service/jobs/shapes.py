@@ -179,7 +179,8 @@ class Commit:
 class Progress:
     """How far a job is, derived from its commits. computed: feature → inputs that its model was given in this job.
 
-    seconds: since it was first started. rows_per_s, eta_s: as far as is known. n_rows: of the job; 0 before it is listed.
+    seconds: since it was first started. rows_per_s, eta_s: as far as is known. n_rows: of the job; 0 until all are
+    listed.
     """
 
     job: str

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import socket
 import threading
 import time
 from collections import Counter, deque
@@ -34,6 +35,7 @@ DEATHS: Final = 3
 """After so many actors have died over a shard, the shard is what is wrong; of actors that never began, the cluster."""
 _LOOK_S: Final = 0.2
 _ROWS_S: Final = 1.0
+_KNOCK_S: Final = 5.0
 _STORE_BYTES: Final = 256 * 2**20
 
 
@@ -63,6 +65,8 @@ class RayEngine:
             )
         self._spec = spec
         self._ray = _import_ray()
+        if spec.address is not None and not self._ray.is_initialized():
+            _knock(spec.address)
         self._owned = False
         self._reached = threading.Event()
         self._decoders: list[Any] = []
@@ -297,6 +301,20 @@ class _Waiting:
         if not self._ahead and not self._over and (shard := self.next()) is not None:
             self._ahead.append(shard)
         return bool(self._ahead)
+
+
+def _knock(address: str) -> None:
+    """Raise ServiceUnavailable in seconds where nobody answers at an address; Ray itself would wait for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # "auto", or a name that Ray looks up
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+    except OSError as error:
+        raise ServiceUnavailable(
+            f"no Ray cluster answers at {address!r}: {error}. `ray status` on its head says whether it runs; the port"
+            " is 6379 unless `ray start --head --port` said another one"
+        ) from error
 
 
 def _import_ray() -> Any:

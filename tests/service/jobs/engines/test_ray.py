@@ -1,0 +1,208 @@
+"""Jobs in actors: the same bytes as on threads, also where actors are killed, and with decoders beside them."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from manyeyes.errors import InvalidRequest, ServiceUnavailable
+from manyeyes.service.jobs.engines.base import open_engine
+from manyeyes.service.jobs.events import events_of
+from manyeyes.service.jobs.run import cancel, find_job, run_job
+from manyeyes.service.jobs.shapes import EngineSpec
+from manyeyes.service.jobs.storage import Storage
+from tests.service.jobs.toy_jobs import (
+    n_commits,
+    paint,
+    published,
+    request,
+    wait_for,
+    with_function,
+)
+
+pytest.importorskip("ray")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+SLOW = """
+import time
+def vote(item):
+    time.sleep(0.02)
+    return None
+"""
+DEADLY = """
+import os
+def vote(item):
+    if item.id.endswith("00017.png"):
+        os._exit(1)
+    return None
+"""
+
+
+@pytest.fixture
+def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "functions"
+    folder.mkdir()
+    (folder / "slow_in_actors.py").write_text(SLOW)
+    (folder / "deadly_in_actors.py").write_text(DEADLY)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    for name in ("slow_in_actors", "deadly_in_actors"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays() -> Iterator[None]:
+    yield
+    assert not [one for one in _children() if "ray" in one.name()], "a cluster was left behind"
+
+
+def _children() -> list[psutil.Process]:
+    return [one for one in psutil.Process().children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE]
+
+
+def _actors(title: str = "ray::WorkerActor") -> list[psutil.Process]:
+    found = []
+    for one in psutil.process_iter():
+        try:
+            if one.cmdline() and one.cmdline()[0].startswith(title):
+                found.append(one)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_the_bytes_are_those_of_threads(tmp_path: Path) -> None:
+    source, told = paint(tmp_path / "photos", 150, broken=[3, 77]), []
+    local, ray, fed = tmp_path / "local", tmp_path / "ray", tmp_path / "fed"
+    run_job(request(source, local))
+    done = run_job(request(source, ray, engine=EngineSpec(name="ray", workers=2)), on_progress=told.append)
+    assert (done.status, done.counts.rows, done.counts.failed) == ("completed", 150, 2)
+    assert published(ray) == published(local)
+    assert told[-1] == done
+    with_decoders = EngineSpec(name="ray", workers=1, decoders=1)
+    assert run_job(request(source, fed, engine=with_decoders)).status == "completed"
+    assert published(fed) == published(local)
+
+
+@pytest.mark.timeout(300)
+def test_killed_actors_change_no_byte(tmp_path: Path, functions: Path) -> None:
+    source, recipe = paint(tmp_path / "photos", 300), with_function("slow_in_actors:vote")
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    run_job(request(source, whole, recipe=recipe, engine=EngineSpec(workers=8)))
+    killed, rng, over = [], random.Random(5), threading.Event()
+
+    def kill() -> None:
+        while not over.wait(rng.uniform(0.2, 1.2)):
+            victims = _actors("ray::WorkerActor.do" if rng.random() < 0.8 else "ray::WorkerActor")
+            if victims and len(killed) < 6:
+                victim = rng.choice(victims)
+                victim.send_signal(signal.SIGKILL)
+                killed.append(victim.pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        engine = EngineSpec(name="ray", workers=2)
+        done = run_job(request(source, out, recipe=recipe, engine=engine))
+    finally:
+        over.set()
+        killer.join()
+    assert len(killed) >= 3
+    assert (done.status, done.counts.rows) == ("completed", 300)
+    assert published(out) == published(whole)
+
+
+def test_a_row_that_kills_its_actors_fails_the_job_clearly(tmp_path: Path, functions: Path) -> None:
+    out = tmp_path / "out"
+    asked = request(
+        paint(tmp_path / "photos", 40),
+        out,
+        recipe=with_function("deadly_in_actors:vote"),
+        engine=EngineSpec(name="ray", workers=1),
+    )
+    done = run_job(asked)
+    assert done.status == "failed"
+    assert "shard 1: 3 actors died over it" in (done.message or "")
+    assert n_commits(out) == 3, "the others were done"
+    storage = Storage.open(str(out))
+    told = events_of(storage, find_job(storage).id)
+    assert [event.more["shard"] for event in told if event.kind == "problem"] == [1, 1, 1]
+    (functions / "deadly_in_actors.py").write_text("def vote(item):\n    return None\n")
+
+
+def test_is_cancelled_within_seconds(tmp_path: Path, functions: Path) -> None:
+    source, out = paint(tmp_path / "photos", 600), tmp_path / "out"
+    recipe, engine = with_function("slow_in_actors:vote"), EngineSpec(name="ray", workers=2)
+    ended = []
+    running = threading.Thread(
+        target=lambda: ended.append(run_job(request(source, out, recipe=recipe, engine=engine)))
+    )
+    running.start()
+    wait_for(lambda: n_commits(out) >= 2, seconds=60)
+    storage = Storage.open(str(out))
+    began = time.monotonic()
+    cancel(storage, find_job(storage).id)
+    running.join(60)
+    assert ended[0].status == "cancelled"
+    assert time.monotonic() - began < 15
+    before = n_commits(out)
+    resumed = run_job(request(source, out, recipe=recipe, engine=EngineSpec(workers=8)))
+    assert resumed.status == "completed" and before < 60, "threads go on with what actors left"
+
+
+def test_a_wholly_wrong_folder_fails_in_seconds(tmp_path: Path) -> None:
+    source = paint(tmp_path / "photos", 3000, broken=range(3000))
+    engine = EngineSpec(name="ray", workers=1)
+    began = time.monotonic()
+    done = run_job(request(source, tmp_path / "out", shard_rows=500, engine=engine))
+    assert done.status == "failed" and "undecodable_image" in (done.message or "")
+    assert time.monotonic() - began < 40, "of which the cluster takes most"
+
+
+def test_says_what_it_cannot_do(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="memory"):
+        open_engine(EngineSpec(name="ray"), Storage.open("memory://x"))
+    asked = request(
+        paint(tmp_path / "photos", 3), tmp_path / "out", engine=EngineSpec(name="ray", address="127.0.0.1:1")
+    )
+    began = time.monotonic()
+    with pytest.raises(ServiceUnavailable, match="no Ray cluster answers at '127.0.0.1:1'"):
+        run_job(asked)
+    assert time.monotonic() - began < 10
+
+
+def test_actors_take_cores_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in a process of its own, which keeps its core until it ends."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    program = (
+        "import os, sys; from manyeyes.service.jobs.engines.actors import take_core;"
+        "print(take_core(), len(os.sched_getaffinity(0)), flush=True); sys.stdin.read()"
+    )
+    n_cores = len(os.sched_getaffinity(0))
+    actors = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(n_cores + 1)
+    ]
+    told = []
+    for one in actors:
+        assert one.stdout is not None
+        told.append(one.stdout.readline().split())
+    for one in actors:
+        one.communicate("")
+    taken = [core for core, n in told if core != "None"]
+    assert len(set(taken)) == len(taken) == n_cores
+    assert [n for core, n in told if core != "None"] == ["1"] * n_cores
+    assert [n for core, n in told if core == "None"] == [str(n_cores)], "there is none left for the last"
