@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,16 @@ from tests.service.jobs.toy_jobs import RECIPE, paint, request
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, monkeypatch_module: pytest.MonkeyPatch) -> Path:
     """Return a folder with 42 ``photos``, one of them damaged, and what a job made of them in ``out``."""
     folder = tmp_path_factory.mktemp("dataset")
+    monkeypatch_module.setenv("MANYEYES_HOME", str(folder / "home"))
     photos = paint(folder / "photos", 42, broken={7})
     run_job(request(photos, folder / "out"))
     return folder

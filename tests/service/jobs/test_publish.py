@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,16 @@ EDITED: Mapping[str, Any] = {**RECIPE, "lfs": [{**lf, "threshold": 0.2} for lf i
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory, monkeypatch_module: pytest.MonkeyPatch) -> Path:
     """Return a folder with two jobs of one place: ``first`` holds the one, ``both`` the other on top of it."""
     folder = tmp_path_factory.mktemp("places")
+    monkeypatch_module.setenv("MANYEYES_HOME", str(folder / "home"))
     photos = paint(folder / "photos", 42, broken={7})
     run_job(request(photos, folder / "first"))
     shutil.copytree(folder / "first", folder / "both")

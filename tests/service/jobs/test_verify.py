@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,16 @@ from tests.service.jobs.toy_jobs import RECIPE, paint, request, with_function
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, monkeypatch_module: pytest.MonkeyPatch) -> Path:
     """Return a folder with 42 ``photos``, one of them damaged, and what a job made of them in ``out``."""
     folder = tmp_path_factory.mktemp("verify")
+    monkeypatch_module.setenv("MANYEYES_HOME", str(folder / "home"))
     photos = paint(folder / "photos", 42, broken={7})
     gold = folder / "gold.csv"
     gold.write_text("id,label\n00000.png,red\n00001.png,green\n")
