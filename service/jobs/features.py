@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from manyeyes.errors import EmptyItem, ItemError, UndecodableImage, UnsupportedFormat, by_code
-from manyeyes.primitives.base import Features
+from manyeyes.primitives.base import Features, FeatureSet
 from manyeyes.primitives.extractor import Extractor
 from manyeyes.primitives.features import Layout
 from manyeyes.primitives.naming import parts, source_feature, split
+from manyeyes.primitives.texts import texts_of
 
 UNKNOWN: Final = 0
 """Nobody looked at the row yet, or what went wrong may go right the next time."""
@@ -52,6 +53,20 @@ def feature_key(feature: str, versions: Mapping[str, str]) -> str:
 def reads_images(feature: str, extractor: Extractor) -> bool:
     """Return whether a feature takes the pixels of an item."""
     return any(extractor.primitives[part].modality != "text" for part in parts(feature))
+
+
+def readable_in(feature: str, found: FeatureSet, extractor: Extractor) -> npt.NDArray[np.bool_]:
+    """Return which items have what a feature reads: an image, a text, or both. Bool, shape (n_items,)."""
+    name, source = split(feature)
+    modality = extractor.primitives[name].modality
+    texts = (
+        [item.text for item in found.items] if source is None else texts_of(found.items, source, found.blocks)
+    )
+    has_text = np.array(
+        [text is not None and not text.isspace() and text != "" for text in texts], dtype=np.bool_
+    )
+    has_image = np.array([item.image is not None for item in found.items], dtype=np.bool_)
+    return {"image": has_image, "text": has_text, "pair": has_image & has_text}[modality]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +105,9 @@ class FeatureRows:
         for one in seen:
             sizes = _sizes(one.block)
             values = one.block.rows if one.block.offsets is not None else one.block.rows[one.block.present]
-            state[one.positions] = np.where(one.block.present, PRESENT, ABSENT)
+            state[one.positions] = np.where(
+                one.block.present, PRESENT, np.where(one.readable, UNKNOWN, ABSENT)
+            )
             starts[one.positions], counts[one.positions] = held + _starts(sizes), sizes
             pieces.append(values)
             held += len(values)
@@ -131,12 +148,15 @@ class FeatureRows:
 class Seen:
     """What an extractor gave for some rows. positions: where they stand in the shard. errors: as it told them.
 
-    of_images: whether the feature takes an image's pixels, so that it is the image's fault if these cannot be had.
+    readable: bool, shape (len(positions),); whether there is what the feature reads: where it is absent all the same,
+    nobody could look this time. of_images: whether it takes an image's pixels, so that it is the image's fault if these
+    cannot be had.
     """
 
     positions: Positions
     block: Features
     errors: Mapping[int, ItemError]
+    readable: npt.NDArray[np.bool_]
     of_images: bool
 
 

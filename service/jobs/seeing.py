@@ -29,6 +29,7 @@ from manyeyes.service.jobs.features import (
     error_of,
     feature_key,
     layout_of,
+    readable_in,
     reads_images,
 )
 from manyeyes.service.jobs.rows import item_of
@@ -256,7 +257,10 @@ class Seeing:
             raise RuntimeError(f"{len(rows)} rows went into an extractor, and {len(found)} came out")
         positions = seen.positions[np.array(rows, dtype=np.int64)]
         for feature in features:
-            new[feature].append(Seen(positions, found[feature], found.errors, self._of_images[feature]))
+            readable = readable_in(feature, found, self._extractor)
+            new[feature].append(
+                Seen(positions, found[feature], found.errors, readable, self._of_images[feature])
+            )
         for i, error in found.errors.items():
             seen.errors[rows[i]] = error
 

@@ -133,7 +133,9 @@ def test_merged_features_are_those_that_an_extractor_assembles(data: Any) -> Non
     layout = data.draw(st.sampled_from([DENSE, RAGGED]))
     n = data.draw(st.integers(1, 14))
     kinds = data.draw(
-        st.lists(st.sampled_from(["there", "absent", "damaged", "away"]), min_size=n, max_size=n)
+        st.lists(
+            st.sampled_from(["there", "absent", "damaged", "away", "not looked at"]), min_size=n, max_size=n
+        )
     )
     counts = st.integers(0, 3) if layout.ragged else st.just(1)
     sizes = counts.map(lambda count: count * layout.dtype.itemsize)
@@ -152,8 +154,23 @@ def test_merged_features_are_those_that_an_extractor_assembles(data: Any) -> Non
     for start, stop in zip([0, *cuts], [*cuts, n], strict=True):
         some = np.array(order[start:stop], dtype=np.int64)
         if len(some):
-            held = held.with_seen([Seen(some, *block(some.tolist()), of_images=True)])
-    wanted = {"there": PRESENT, "absent": ABSENT, "damaged": BROKEN, "away": UNKNOWN}
+            held = held.with_seen(
+                [
+                    Seen(
+                        some,
+                        *block(some.tolist()),
+                        readable=np.array([kinds[p] != "absent" for p in some]),
+                        of_images=True,
+                    )
+                ]
+            )
+    wanted = {
+        "there": PRESENT,
+        "absent": ABSENT,
+        "damaged": BROKEN,
+        "away": UNKNOWN,
+        "not looked at": UNKNOWN,
+    }
     assert held.state.tolist() == [wanted[kind] for kind in kinds]
     assert set(held.errors) == {i for i, kind in enumerate(kinds) if kind == "damaged"}
     asked = np.array(data.draw(st.permutations(range(n)))[: data.draw(st.integers(1, n))], dtype=np.int64)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from manyeyes import Labeler, Recipe
 from manyeyes.errors import FetchFailed, ItemError, StorageFailed, WeightsMismatch
@@ -381,3 +383,51 @@ def test_a_function_sees_where_the_image_is_whether_it_was_fetched_or_not(
     for one in (run, again):
         votes = {label.id: label.reasons[-1].vote for label in one.finish()}
         assert votes == {key: "red" if key == "0001.png" else None for key in votes}
+
+
+def test_what_nobody_could_look_at_is_looked_at_the_next_time(
+    photos: Any, begin: Any, told: Told, items_of: Any, edited: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where an endpoint's budget is spent: the row is labeled without it, and nothing says that it has no image."""
+    folder = photos(8)
+    run = begin(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyImage, "compute", lambda self, batch: [None] * len(batch))
+        assert [dict(one.commit.counts.errors) for one in run.votes()] == [{}]
+    again = run.again(edited)
+    again.votes()
+    assert again.computed() == {"toy": 8}
+    assert told(again.finish()) == told(Labeler(Recipe.parse(edited)).label(items_of(folder)))
+
+
+STARTER = """
+name: shapes
+classes: [cat, ship]
+lfs:
+  - {name: looks, kind: prompt, prompts: {cat: a photo of a cat, ship: a photo of a ship}}
+  - {name: sea, kind: prompt, threshold: 0.5, prompts: {ship: the sea, cat: a sofa}}
+  - {name: reads, kind: prompt, on: text, prompts: {cat: a cat, ship: a ship}}
+"""
+
+
+@pytest.mark.slow
+def test_a_job_with_a_real_model_gives_the_labels_of_a_labeler(
+    tmp_path: Path, begin: Any, told: Told, items_of: Any
+) -> None:
+    rng = np.random.default_rng(3)
+    folder = tmp_path / "noise"
+    folder.mkdir()
+    for i in range(50):
+        low = rng.integers(0, 255, (4 + i % 5, 5, 3), dtype=np.uint8)
+        Image.fromarray(low).resize((40 + i, 60), Image.Resampling.BICUBIC).save(folder / f"{i:02}.jpg")
+        if i % 3 == 0:
+            (folder / f"{i:02}.txt").write_text(f"photograph {i} of a cat on a ship")
+    expected = Labeler(Recipe.parse(STARTER)).label(items_of(folder))
+    run = begin(folder, STARTER, shard_rows=16)
+    run.votes()
+    assert told(run.finish()) == told(expected)
+    # The cache knew the features; now from what the job stored, and nothing else.
+    (tmp_path / "manyeyes-home").rename(tmp_path / "gone")
+    again = run.again(STARTER.replace("the sea", "a sea"))
+    again.votes()
+    assert not again.computed()
