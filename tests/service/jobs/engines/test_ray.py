@@ -177,7 +177,7 @@ def test_says_what_it_cannot_do(tmp_path: Path) -> None:
         paint(tmp_path / "photos", 3), tmp_path / "out", engine=EngineSpec(name="ray", address="127.0.0.1:1")
     )
     began = time.monotonic()
-    with pytest.raises(ServiceUnavailable, match="no Ray cluster answers at '127.0.0.1:1'"):
+    with pytest.raises(ServiceUnavailable, match=r"no Ray cluster answers at '127\.0\.0\.1:1'"):
         run_job(asked)
     assert time.monotonic() - began < 10
 
