@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "guide_sdk.md"
@@ -25,11 +27,46 @@ def _lines(code: str) -> list[str]:
 
 
 @pytest.fixture
-def served(working_directory: Path) -> Iterator[str]:
+def buckets_file(working_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Write the file of buckets that docs/jobs.md shows, for an S3 server with three photos."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    place = {"endpoint_url": f"http://{host}:{port}", "region_name": "eu-central-1"}
+    s3 = boto3.client("s3", **place, aws_access_key_id="id", aws_secret_access_key="secret")
+    for bucket in ("photos", "labels"):
+        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    for n, colour in enumerate(("red", "blue", "red")):
+        stream = io.BytesIO()
+        Image.new("RGB", (8 + n, 8), colour).save(stream, "PNG")
+        s3.put_object(Bucket="photos", Key=f"2026/{colour}-{n}.png", Body=stream.getvalue())
+    monkeypatch.setenv("JOBS_KEY_ID", "id")
+    monkeypatch.setenv("JOBS_SECRET", "secret")
+    text = PAGE.with_name("jobs.md").read_text("utf-8").partition("## Over HTTP")[2]
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```$", text.partition("\n## ")[0], flags=re.M | re.S)
+    told = {
+        name: bucket | {"endpoint": place["endpoint_url"]} for name, bucket in yaml.safe_load(shown).items()
+    }
+    file = working_directory / "buckets.yaml"
+    file.write_text(yaml.safe_dump(told))
+    yield file
+    s3.close()
+    server.stop()
+
+
+@pytest.fixture
+def served(working_directory: Path, buckets_file: Path) -> Iterator[str]:
     """Run the command of the guide; give the service's address."""
     (command,) = [line for line in _lines(_blocks("sh")[0]) if line.startswith("manyeyes ")]
     run = [sys.executable, "-c", "from manyeyes.cli import main; main()", *command.split()[1:]]
-    environ = os.environ | {"MANYEYES_PORT": "0", "MANYEYES_HOME": str(working_directory / "home")}
+    environ = os.environ | {
+        "MANYEYES_PORT": "0",
+        "MANYEYES_HOME": str(working_directory / "home"),
+        "MANYEYES_BUCKETS_FILE": str(buckets_file),
+    }
     with subprocess.Popen(run, stderr=subprocess.PIPE, env=environ, text=True) as process:
         try:
             assert process.stderr is not None
@@ -61,7 +98,9 @@ def test_the_guide_runs_from_top_to_bottom(served: str, capsys: pytest.CaptureFi
         told.append(capsys.readouterr().out)
         assert told[-1], f"this block says nothing:\n{code}"
     names["client"].close()  # type: ignore[attr-defined]
-    first, sent, back, why, votes, recipes, fits, many, tables, errors, retries, later, tests = told
+    first, sent, back, why, votes, recipes, fits, many, tables, job, again, errors, retries, later, tests = (
+        told
+    )
     assert [line.split()[:2] for line in first.splitlines()] == [["cat.jpg", "cat"], ["item-1", "dog"]]
     assert [line.split()[2] for line in sent.splitlines()] == ["red", "blue", "red", "red", "red", "None"]
     assert "address_refused" in sent
@@ -72,6 +111,9 @@ def test_the_guide_runs_from_top_to_bottom(served: str, capsys: pytest.CaptureFi
     assert fits.count("1.0") >= 2 and fits.splitlines()[-1].startswith("dawid_skene")
     assert many == "Counter({'blue': 1333, 'red': 667}) 2000 done, 0 errors\n"
     assert "A3" in tables and "unreadable_item" in tables
+    assert job.startswith("completed 3 0 s3://labels/jobs/2026/labels/\nCounter({'red': 2, 'blue': 1})")
+    assert "the job is completed" in job
+    assert again.splitlines()[-2:] == ["None end completed", "['completed']"]
     assert errors.startswith("recipe_not_found 404 True") and "did you mean 'paint'" in errors
     assert retries.split()[:3] == ["True", "True", "True"]
     assert later.startswith("red blue\n['paint']")
