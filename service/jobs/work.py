@@ -33,6 +33,7 @@ from manyeyes.labeler import Labeler, extractor_for
 from manyeyes.primitives.cache import Cache
 from manyeyes.primitives.reading import Decode
 from manyeyes.service.fetching.buckets import Buckets
+from manyeyes.service.fetching.settings import FetchSettings
 from manyeyes.service.jobs.commits import Commits
 from manyeyes.service.jobs.fetch import Fetcher
 from manyeyes.service.jobs.fitting import label_model_files, newest_votes
@@ -78,7 +79,7 @@ class WorkSpec:
     attempts: how often a row is fetched whose failure may pass. lease_s: how long a lease may stand still. update:
     whether features are taken that earlier jobs stored; a later generation takes them in any case. cache: the folder of
     the feature cache; None for the usual one. buckets: those of the operator; None where credentials come from the
-    environment.
+    environment. web: which addresses may be fetched, where an operator says so.
     """
 
     out: str
@@ -90,6 +91,7 @@ class WorkSpec:
     update: bool = True
     cache: str | None = None
     buckets: Buckets | None = None
+    web: FetchSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class ShardWorker:
         if spec.pass_ == "labels":
             load_files(self.labeler, label_model_files(self.job, self.storage, spec.generation))
             return
-        self._fetcher = fetcher or Fetcher(buckets=spec.buckets)
+        self._fetcher = fetcher or Fetcher(buckets=spec.buckets, web=spec.web)
         self._seeing = Seeing(
             self.labeler.extractor,
             self.storage,
