@@ -16,39 +16,43 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from manyeyes.errors import ItemError
 from manyeyes.fitting import Collected
 from manyeyes.labeler import Labeler, extractor_for
-from manyeyes.primitives.base import FeatureSet, PrimitiveSpec
+from manyeyes.primitives.base import PrimitiveSpec
 from manyeyes.primitives.cache import Cache
 from manyeyes.primitives.extractor import Extractor, Options
 from manyeyes.primitives.reading import Decode
 from manyeyes.service.intake.items import Read
 from manyeyes.service.operations.observer import NOBODY, Observer
-from manyeyes.service.operations.spans import span
 from manyeyes.service.pipeline.decoding import Decoding
 from manyeyes.service.pipeline.keeping import LateCache
 from manyeyes.service.pipeline.lanes import Lane
 from manyeyes.service.pipeline.lines import Lines
 from manyeyes.service.pipeline.stage import StageState, Watch
-from manyeyes.service.pipeline.tallies import tally
 from manyeyes.service.pipeline.tickets import Uncached, ticket_here
 from manyeyes.service.pipeline.together import (
     Rows,
     all_cached,
-    collected_of,
-    features_of,
     is_shareable,
     is_small,
 )
 from manyeyes.service.pipeline.turns import Turns
+from manyeyes.service.pipeline.working import (
+    Labeled,
+    Seen,
+    collect,
+    errors_of,
+    item_of,
+    label_together,
+    see_together,
+)
 from manyeyes.service.recipes import ServedRecipe
 from manyeyes.service.settings import ServiceSettings
-from manyeyes.types import Item, Label, Versions
+from manyeyes.types import Item
 
-R = TypeVar("R")
+__all__ = ["Engine", "Labeled", "Seen", "make_labeler"]
 
 _STEP: Final = 16
 """Inputs of one call that go to a model together; those of other calls join them in the line."""
@@ -79,26 +83,6 @@ class _Seeing:
 
     extractor: Extractor
     lanes: dict[tuple[str, ...], Lane] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Labeled:
-    """The labels of a call, one a row, and what made them.
-
-    collected: what the LFs said of the rows that could be read, in their order; enough to fit a label model later.
-    """
-
-    labels: list[Label]
-    versions: Versions
-    collected: Collected
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """Features of the rows of a call. versions: feature → the version of what made it."""
-
-    features: FeatureSet
-    versions: Mapping[str, str]
 
 
 class Engine:
@@ -265,55 +249,40 @@ class Engine:
                 self._ready.popitem(last=False)
             return ready
 
-    def _collected(
-        self, items: Sequence[Item], served: ServedRecipe, ready: _Ready, *, distinct: bool = True
-    ) -> tuple[Labeler, Collected]:
+    def _labeler(self, served: ServedRecipe, ready: _Ready) -> Labeler:
         if not ready.used and ticket_here().cached_only:
             raise Uncached  # models may have to be loaded, and that would keep others from what is cached
         with ready.lock:
             if ready.labeler is None:
                 ready.labeler = make_labeler(served, self.settings, self._means())
-        collected = ready.labeler.collect(items, within=span, distinct=distinct)
-        if not ready.used:
-            if ready.labeler.label_model is not None and is_shareable(ready.labeler.extractor):
-                ready.lane = Lane(
-                    partial(self._label_together, served=served, ready=ready),
-                    partial(all_cached, ready.labeler.extractor, ready.labeler.needs),
-                )
-            ready.used = True
-        if served.stored and self.observer is not NOBODY:
-            self.observer.voted(served.name, tally(collected.votes))
-        return ready.labeler, collected
+        return ready.labeler
+
+    def _was_used(self, served: ServedRecipe, ready: _Ready) -> None:
+        """Note that a recipe's models are loaded; from now on its small calls may share their work."""
+        labeler = ready.labeler
+        if ready.used or labeler is None:
+            return
+        if labeler.label_model is not None and is_shareable(labeler.extractor):
+            # Nothing in a lane holds the engine.
+            ready.lane = Lane(
+                partial(label_together, labeler=labeler, served=served, observer=self.observer),
+                partial(all_cached, labeler.extractor, labeler.needs),
+            )
+        ready.used = True
 
     def _label(self, rows: Rows, served: ServedRecipe, ready: _Ready) -> Labeled:
-        return self._label_together([rows], served, ready)[0]
+        labeler = self._labeler(served, ready)
+        labeled = label_together([rows], labeler, served, self.observer)[0]
+        self._was_used(served, ready)
+        return labeled
 
-    def _label_together(self, calls: Sequence[Rows], served: ServedRecipe, ready: _Ready) -> list[Labeled]:
-        """Return what came of some calls; several only where each item is labeled by itself."""
-        items = [[read for _, read in rows if isinstance(read, Item)] for rows in calls]
-        together = [item for own in items for item in own]
-        # Two callers may use the same id. That no call uses one twice was seen to before it was put beside others.
-        labeler, collected = self._collected(together, served, ready, distinct=len(calls) == 1)
-        with span("fuse", n_items=len(together)):
-            labels = labeler.fuse(collected)
-        made = iter(labels)
-        parts = collected_of(collected, [len(own) for own in items])
-        return [
-            Labeled(
-                labels=[
-                    next(made) if isinstance(read, Item) else Label(id=name, status="error", error=read)
-                    for name, read in rows
-                ],
-                versions=labels.versions,
-                collected=part,
-            )
-            for rows, part in zip(calls, parts, strict=True)
-        ]
-
-    def _collect(self, rows: Sequence[tuple[str, Read]], served: ServedRecipe, ready: _Ready) -> Collected:
+    def _collect(self, rows: Rows, served: ServedRecipe, ready: _Ready) -> Collected:
+        labeler = self._labeler(served, ready)
         # An item of nothing holds the place of a row that could not be read.
-        _, collected = self._collected([_item_of(name, read) for name, read in rows], served, ready)
-        return replace(collected, errors=_errors_of(rows, collected.errors))
+        items = [item_of(name, read) for name, read in rows]
+        found = collect(items, labeler, served, self.observer)
+        self._was_used(served, ready)
+        return replace(found, errors=errors_of(rows, found.errors))
 
     def _seeing(self, specs: Mapping[str, PrimitiveSpec]) -> _Seeing:
         key = json.dumps({name: spec.model_dump(mode="json") for name, spec in sorted(specs.items())})
@@ -331,23 +300,11 @@ class Engine:
 
 def _see(seeing: _Seeing, rows: Rows, needs: Sequence[str]) -> Seen:
     extractor, key = seeing.extractor, tuple(needs)
-    seen = _see_together([rows], extractor, needs)[0]
+    seen = see_together([rows], extractor, needs)[0]
     if key not in seeing.lanes and is_shareable(extractor):
-        work = partial(_see_together, extractor=extractor, needs=key)
+        work = partial(see_together, extractor=extractor, needs=key)
         seeing.lanes[key] = Lane(work, partial(all_cached, extractor, key))
     return seen
-
-
-def _see_together(calls: Sequence[Rows], extractor: Extractor, needs: Sequence[str]) -> list[Seen]:
-    """Return what is seen in the rows of some calls, call by call."""
-    # An item of nothing holds the place of a row that could not be read.
-    items = [_item_of(name, read) for rows in calls for name, read in rows]
-    features = extractor.extract(items, needs)
-    versions = extractor.versions(needs)
-    return [
-        Seen(features=replace(part, errors=_errors_of(rows, part.errors)), versions=versions)
-        for rows, part in zip(calls, features_of(features, [len(rows) for rows in calls]), strict=True)
-    ]
 
 
 def _predict(lines: Lines, decoding: Decoding, n_items: int) -> float:
@@ -372,15 +329,6 @@ def _close(parts: Sequence[Any], caches: Sequence[LateCache]) -> None:
         part.close()
     for cache in caches:
         cache.stop()
-
-
-def _item_of(name: str, read: Read) -> Item:
-    return read if isinstance(read, Item) else Item(id=name)
-
-
-def _errors_of(rows: Sequence[tuple[str, Read]], found: Mapping[int, ItemError]) -> dict[int, ItemError]:
-    unread = {n: read for n, (_, read) in enumerate(rows) if isinstance(read, ItemError)}
-    return dict(sorted({**found, **unread}.items()))
 
 
 def make_labeler(served: ServedRecipe, settings: ServiceSettings, means: Options | None = None) -> Labeler:

@@ -129,7 +129,11 @@ class Lane:
     def take_new(self) -> list[Member]:
         """Return the calls that came since; none where whoever looks may stop."""
         with self._lock:
-            members = [self.new.popleft() for _ in range(min(len(self.new), self.most_items))]
+            members: list[Member] = []
+            n_items = 0
+            while self.new and (not members or n_items + self.new[0].ticket.n_items <= self.most_items):
+                members.append(self.new.popleft())
+                n_items += members[-1].ticket.n_items
             self.looking = bool(members)
             return members
 
