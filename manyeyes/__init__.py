@@ -11,6 +11,10 @@
 >>> labels = Labeler(recipe).label([Item("1", text="A navy coat"), Item("2", text="no colour at all")])
 >>> [(label.id, label.status, label.label) for label in labels]
 [('1', 'labeled', 'blue'), ('2', 'abstained', None)]
+
+What a batch job wrote is opened with ``Dataset.open("s3://labels/2026")``, or, as plain Parquet, with
+``pandas.read_parquet("s3://labels/2026/labels")``, ``polars.read_parquet(".../labels/*.parquet")`` or
+``pyarrow.dataset.dataset(".../labels")``.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from manyeyes.client import AsyncClient, Client, Url
     from manyeyes.labeler import Labeler
     from manyeyes.recipe import Recipe
+    from manyeyes.service.jobs.dataset import Dataset
 
 __version__ = "0.1.0"
 
@@ -32,6 +37,7 @@ __all__ = [
     "ABSTAIN",
     "AsyncClient",
     "Client",
+    "Dataset",
     "Item",
     "Label",
     "Labeler",
@@ -49,6 +55,7 @@ __all__ = [
 _LAZY = {
     "AsyncClient": "manyeyes.client",
     "Client": "manyeyes.client",
+    "Dataset": "manyeyes.service.jobs.dataset",
     "Labeler": "manyeyes.labeler",
     "Recipe": "manyeyes.recipe",
     "Url": "manyeyes.client",
