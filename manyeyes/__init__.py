@@ -12,9 +12,9 @@
 >>> [(label.id, label.status, label.label) for label in labels]
 [('1', 'labeled', 'blue'), ('2', 'abstained', None)]
 
-What a batch job wrote is opened with ``Dataset.open("s3://labels/2026")``, or, as plain Parquet, with
-``pandas.read_parquet("s3://labels/2026/labels")``, ``polars.read_parquet(".../labels/*.parquet")`` or
-``pyarrow.dataset.dataset(".../labels")``.
+What a batch job wrote is opened with ``manyeyes.service.jobs.dataset.Dataset``, or, as plain Parquet, with
+``pandas.read_parquet(f"{out}/labels")``, ``polars.read_parquet(f"{out}/labels/*.parquet")`` or
+``pyarrow.dataset.dataset(f"{out}/labels")``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from manyeyes.client import AsyncClient, Client, Url
     from manyeyes.labeler import Labeler
     from manyeyes.recipe import Recipe
-    from manyeyes.service.jobs.dataset import Dataset
 
 __version__ = "0.1.0"
 
@@ -37,7 +36,6 @@ __all__ = [
     "ABSTAIN",
     "AsyncClient",
     "Client",
-    "Dataset",
     "Item",
     "Label",
     "Labeler",
@@ -55,7 +53,6 @@ __all__ = [
 _LAZY = {
     "AsyncClient": "manyeyes.client",
     "Client": "manyeyes.client",
-    "Dataset": "manyeyes.service.jobs.dataset",
     "Labeler": "manyeyes.labeler",
     "Recipe": "manyeyes.recipe",
     "Url": "manyeyes.client",

@@ -12,7 +12,6 @@ def test_the_front_door_is_pinned() -> None:
         "ABSTAIN",
         "AsyncClient",
         "Client",
-        "Dataset",
         "Item",
         "Label",
         "Labeler",
