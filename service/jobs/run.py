@@ -16,7 +16,6 @@ from manyeyes.errors import InvalidRequest, NotFound
 from manyeyes.labeler import Labeler
 from manyeyes.recipe import Recipe
 from manyeyes.service.fetching.buckets import Buckets
-from manyeyes.service.jobs import manifest as manifests
 from manyeyes.service.jobs.control import (
     cancel,
     find_job,
@@ -30,7 +29,7 @@ from manyeyes.service.jobs.engines.base import Engine, open_engine
 from manyeyes.service.jobs.events import events_of, last_status, tell_status
 from manyeyes.service.jobs.gold import read_gold
 from manyeyes.service.jobs.job import Job, read_label_model_files, write_job
-from manyeyes.service.jobs.manifest import read_manifest, write_manifest
+from manyeyes.service.jobs.manifest import read_manifest, update_manifest, write_manifest
 from manyeyes.service.jobs.progress import OnProgress, Watch, progress_of
 from manyeyes.service.jobs.shapes import Counts, JobRequest, Manifest, Progress, Row
 from manyeyes.service.jobs.sources import open_source
@@ -236,8 +235,8 @@ def _listed(storage: Storage, request: JobRequest, how: _How) -> Manifest:
             how.tell(f"{n_rows:,} rows are listed", n_rows)
 
     every = itertools.chain([first], rows)
-    if previous is not None and previous.uri == listing.uri and hasattr(manifests, "update_manifest"):
-        return manifests.update_manifest(
+    if previous is not None and previous.uri == listing.uri:
+        return update_manifest(
             previous, every, storage, shard_rows=request.shard_rows, progress=tell
         )
     return write_manifest(every, storage, uri=listing.uri, shard_rows=request.shard_rows, progress=tell)

@@ -128,6 +128,20 @@ def test_publishes_again_what_another_job_had_replaced(tmp_path: Path) -> None:
     assert published(out) == first
 
 
+def test_what_is_new_in_the_source_costs_what_is_new(tmp_path: Path) -> None:
+    source, out = paint(tmp_path / "photos", 40), tmp_path / "out"
+    first = run_job(request(source, out))
+    paint(tmp_path / "more", 43, seed=1)
+    for i in (40, 41, 42):
+        (tmp_path / "more" / f"{i:05d}.png").rename(source / f"{i:05d}.png")
+    (source / "00007.png").unlink()
+    second = run_job(request(source, out))
+    assert second.job != first.job and second.status == "completed"
+    assert second.counts.rows == 42 and second.computed == {"toy": 3}
+    assert sorted(Path(row["id"]).stem for row in labels(out)) == [f"{i:05d}" for i in range(43) if i != 7]
+    assert run_job(request(source, out)).job == second.job
+
+
 def test_goes_on_where_it_was_stopped(tmp_path: Path, slow: Path) -> None:
     source, recipe = paint(tmp_path / "photos", 120), with_function("slow_votes:vote")
     whole = tmp_path / "whole"
