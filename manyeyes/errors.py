@@ -18,6 +18,7 @@
     ├── IdempotencyConflict (RuntimeError)   the same call is under way
     ├── AlreadyExists (ValueError)           something of that name is stored already
     ├── VersionConflict (RuntimeError)       what was to be changed has changed in the meantime
+    ├── WrongState (RuntimeError)            what is there cannot do this now, such as a job that is under way
     ├── NotFitted (RuntimeError)             a label model is asked before `fit`
     ├── ModelNotFound (LookupError)          a checkpoint is not at hand
     ├── WeightsMismatch (ValueError)         weights are there, but not the ones that were pinned
@@ -168,6 +169,12 @@ class VersionConflict(ManyeyesError, RuntimeError):
     """What was to be changed has changed in the meantime."""
 
     code = "version_conflict"
+
+
+class WrongState(ManyeyesError, RuntimeError):
+    """What is there cannot do this as it is now."""
+
+    code = "wrong_state"
 
 
 class NotFitted(ManyeyesError, RuntimeError):

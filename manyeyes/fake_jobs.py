@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import httpx
 
-from manyeyes.errors import InvalidRequest, ManyeyesError, NotFound
+from manyeyes.errors import ManyeyesError, NotFound, WrongState
 from manyeyes.types import Label
 
 _FINAL: Final = ("completed", "failed", "cancelled")
@@ -104,7 +104,7 @@ class FakeJobs:
     def _retry(self, job: FakeJob) -> None:
         failed = self._told(job)["request_counts"]["failed"]
         if job.status not in _FINAL or (job.status == "completed" and not failed):
-            raise InvalidRequest(f"job {job.id} is {job.status}: there is nothing to retry")
+            raise WrongState(f"job {job.id} is {job.status}: there is nothing to retry")
         job.errors = []
         self._become(job, "validating")
 

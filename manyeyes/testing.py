@@ -65,6 +65,7 @@ from manyeyes.errors import (
     UntrustedRecipe,
     VersionConflict,
     WeightsMismatch,
+    WrongState,
 )
 from manyeyes.fake_jobs import FakeJobs
 from manyeyes.types import Label
@@ -75,7 +76,7 @@ _STATUS: Final[tuple[tuple[int, tuple[type[ManyeyesError], ...]], ...]] = (
     (401, (AccessDenied,)),
     (403, (UntrustedRecipe, NotPermitted)),
     (404, (RecipeNotFound, LabelNotFound, NotFound)),
-    (409, (IdempotencyConflict, AlreadyExists)),
+    (409, (IdempotencyConflict, AlreadyExists, WrongState)),
     (412, (VersionConflict,)),
     (413, (RequestTooLarge,)),
     (429, (Overloaded, RateLimited)),

@@ -62,6 +62,7 @@ STATUS: Final[Mapping[str, int]] = {
     "idempotency_conflict": 409,
     "already_exists": 409,
     "version_conflict": 412,
+    "wrong_state": 409,
     "not_found": 404,
     "overloaded": 429,
     "rate_limited": 429,

@@ -142,7 +142,7 @@ class Job:
     def retry(self) -> Self:
         """Try its failed rows again, or go on with it where it failed or was cancelled.
 
-        Raises InvalidRequest if there is nothing to do again.
+        Raises WrongState if it is not over, or there is nothing to do again.
         """
         self.state = self._jobs._ask(routes.retry(self.id))
         return self

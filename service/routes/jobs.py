@@ -13,7 +13,7 @@ from manyeyes.service.access.callers import LOCAL, caller_of, needs
 from manyeyes.service.context import Service
 from manyeyes.service.fetching.buckets import Buckets
 from manyeyes.service.jobs.service_jobs import ServiceJobs
-from manyeyes.service.routes.answers import answers
+from manyeyes.service.routes.answers import answers, ref
 from manyeyes.service.routes.job_answers import job_answer, line_answer
 from manyeyes.service.routes.job_calls import read_submission
 from manyeyes.service.routes.job_events import Listeners
@@ -34,6 +34,7 @@ from manyeyes.service.routes.resources import (
 from manyeyes.service.schemas.jobs import (
     EXAMPLE_JOB,
     JobCall,
+    JobEventOut,
     JobLabels,
     JobList,
     JobLog,
@@ -42,7 +43,7 @@ from manyeyes.service.schemas.jobs import (
 )
 from manyeyes.service.store.ids import new_id
 
-SHAPES: Final = (JobCall, JobLabels, JobList, JobLog, JobOut)
+SHAPES: Final = (JobCall, JobEventOut, JobLabels, JobList, JobLog, JobOut)
 
 _Id = Annotated[str, Path(max_length=100, examples=["01a2087235a972199e0e12e0faf7d7a2"])]
 _Status = Annotated[JobState | None, Query(description="Of this status alone.")]
@@ -54,7 +55,7 @@ _Last = Annotated[
         description="The id of the last event that came: only later ones follow.",
     ),
 ]
-_STREAM: Final = {"text/event-stream": {"schema": {"type": "string"}}}
+_STREAM: Final = {"text/event-stream": {"schema": ref("JobEventOut")}}
 _TAKES: Final = (404, 408, 409, 413, 415, 422)
 
 

@@ -254,6 +254,14 @@ class JobLog(Shape):
     next_cursor: str | None = None
 
 
+class JobEventOut(Shape):
+    """One event of the stream. data: JSON; of `end` a whole job. id: to come back with as `Last-Event-ID`."""
+
+    event: Literal["status", "progress", "log", "end"]
+    data: str
+    id: str | None = None
+
+
 class JobLabels(Shape):
     """Labels of a job, in the order of its rows."""
 

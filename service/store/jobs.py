@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from manyeyes.errors import InvalidRequest, NotFound, Overloaded
+from manyeyes.errors import NotFound, Overloaded, WrongState
 from manyeyes.service.store import tables
 from manyeyes.service.store.database import SWEPT_AT_ONCE, Database
 from manyeyes.service.store.job_records import (
@@ -168,18 +168,18 @@ class Jobs:
     ) -> JobRecord:
         """Let a job that is over go on: rows that failed are tried again, and one that was not done is done.
 
-        Raises NotFound, InvalidRequest if there is nothing to do again.
+        Raises NotFound, WrongState if it is not over, or there is nothing to do again.
         """
         now = self._database.now()
 
         def work(connection: Connection) -> JobRecord:
             job = _get(connection, id, key_id, lock=True)
             if not job.is_final:
-                raise InvalidRequest(
+                raise WrongState(
                     f"job {id} is {job.status.replace('_', ' ')}: wait until it is over, or cancel it, and retry then"
                 )
             if job.status == "completed" and not (job.progress or {}).get("counts", {}).get("failed"):
-                raise InvalidRequest(
+                raise WrongState(
                     f"job {id} is completed and has no rows that failed: there is nothing to retry"
                 )
             wish: Wish = "retry" if job.status == "completed" else "resume"

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from PIL import Image
@@ -37,6 +38,8 @@ def buckets_file(working_directory: Path, monkeypatch: pytest.MonkeyPatch) -> It
     host, port = server.get_host_and_port()
     place = {"endpoint_url": f"http://{host}:{port}", "region_name": "eu-central-1"}
     s3 = boto3.client("s3", **place, aws_access_key_id="id", aws_secret_access_key="secret")
+    # All its servers in a process share what they hold.
+    httpx.post(f"{place['endpoint_url']}/moto-api/reset", trust_env=False)
     for bucket in ("photos", "labels"):
         s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
     for n, colour in enumerate(("red", "blue", "red")):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from manyeyes.errors import InvalidRequest, NotFound, Overloaded
+from manyeyes.errors import NotFound, Overloaded, WrongState
 from manyeyes.service.store.ids import new_id
 from manyeyes.service.store.job_records import JobRecord, News, OpenJob
 from manyeyes.service.store.store import Store
@@ -128,7 +128,7 @@ def test_cancelling(store: Store) -> None:
 
 def test_retrying(store: Store) -> None:
     job = add(store)
-    with pytest.raises(InvalidRequest, match="is validating"):
+    with pytest.raises(WrongState, match="is validating"):
         store.jobs.retry(job.id, author="key-a")
     claim = claimed(store, job)
     store.jobs.tell(job.id, claim, News(status="completed", progress=DONE))
@@ -137,7 +137,7 @@ def test_retrying(store: Store) -> None:
     claim = claimed(store, job)
     whole = {**DONE, "counts": {**DONE["counts"], "failed": 0}}  # type: ignore[dict-item]
     store.jobs.tell(job.id, claim, News(wish="run", status="completed", progress=whole))
-    with pytest.raises(InvalidRequest, match="nothing to retry"):
+    with pytest.raises(WrongState, match="nothing to retry"):
         store.jobs.retry(job.id, author="key-a")
     other = add(store)
     claim = claimed(store, other)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
@@ -51,6 +52,8 @@ def s3() -> Iterator[Any]:
         aws_access_key_id="an-id",
         aws_secret_access_key="a-secret-of-buckets",
     )
+    # All its servers in a process share what they hold.
+    httpx.post(f"http://{host}:{port}/moto-api/reset", trust_env=False)
     for bucket in ("photos", "labels", "secrets"):
         client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
     client.put_object(Bucket="secrets", Key="all/red.png", Body=photo("red"))
