@@ -105,7 +105,7 @@ def csv_rows(
 def wrong_header(header: list[str], where: str) -> ItemError | None:
     """Return what is wrong with the columns of a table: none of an image or a text, or one twice."""
     if not {"image", "image_base64", "text"} & set(header):
-        hints = ((column, nearest(column, COLUMNS)) for column in header)
+        hints = ((column, nearest(column, COLUMNS)) for column in header if column not in COLUMNS)
         hint = next((f"; column {column!r}{told}" for column, told in hints if told), "")
         return InvalidItem(
             f"{where} has the columns {', '.join(header)}; one named image, image_base64 or text is needed{hint}"

@@ -14,7 +14,7 @@ from manyeyes.service.jobs.shapes import Row, Shard
 from manyeyes.service.jobs.shards import Tell, batched
 
 _BATCH: Final = 500
-_CACHE_KIB: Final = 16 * 1024
+_CACHE_KIB: Final = 4 * 1024
 
 
 class Earlier:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 _REMEMBERED: Final = 100_000
+_LONGEST_RUN: Final = 2**18
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -91,7 +92,7 @@ class Ids:
         self._runs = []
         if self._file is not None:
             self._file.seek(0)
-            self._add(np.frombuffer(self._file.read(), np.uint64).copy())
+            self._add(np.fromfile(self._file, np.uint64))
             self._file.close()
             self._file = None
 
@@ -99,11 +100,16 @@ class Ids:
         assert self._runs is not None
         hashes.sort()
         self._runs.append(hashes)
-        # As in a log-structured tree: runs of like size become one, so there are few, and each id moves rarely.
-        while len(self._runs) > 1 and len(self._runs[-2]) <= 2 * len(self._runs[-1]):
+        # As in a log-structured tree: runs of like size become one, so there are few, and each id moves rarely. Large
+        # ones stay as they are, since joining two takes the memory of both once more.
+        while (
+            len(self._runs) > 1
+            and len(self._runs[-2]) <= 2 * len(self._runs[-1])
+            and len(self._runs[-2]) + len(self._runs[-1]) <= _LONGEST_RUN
+        ):
             last = self._runs.pop()
             both = np.concatenate([self._runs.pop(), last])
-            both.sort(kind="stable")
+            both.sort()
             self._runs.append(both)
 
     def _contains(self, hashes: Hashes) -> npt.NDArray[np.bool_]:

@@ -21,7 +21,7 @@ from manyeyes.service.jobs.sources.records import records
 from manyeyes.settings import Limits
 
 _BATCH: Final = 1000
-_CACHE_KIB: Final = 16 * 1024
+_CACHE_KIB: Final = 4 * 1024
 
 
 def joined(

@@ -100,7 +100,7 @@ def check_columns(header: list[str], columns: Mapping[str, str], where: str) -> 
     ours_there = [ours for ours, theirs in columns.items() if theirs in header]
     wrong = wrong_header([*header, *(one for one in ours_there if one not in header)], where)
     if wrong is not None:
-        raise InvalidSource(f"{wrong}, or say which it is with columns")
+        raise InvalidSource(f"{wrong}. Rename one, or say with `columns` which it is")
 
 
 def _text_rows(place: Place, columns: Mapping[str, str], places: Places, *, limits: Limits) -> Iterator[Row]:
