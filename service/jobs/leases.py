@@ -48,6 +48,10 @@ class _Seen:
     since: float
 
 
+_memory: Final[dict[tuple[str, str, str, int], dict[int, _Seen]]] = {}
+_memory_lock: Final = threading.Lock()
+
+
 class Leases:
     """The leases of one pass of a generation, as one contender sees them. Threads may share it.
 
@@ -68,8 +72,11 @@ class Leases:
         self.lease_s = lease_s
         self._names = (job, pass_, generation)
         self._clock = clock
-        self._seen: dict[int, _Seen] = {}
-        self._lock = threading.Lock()
+        # What was seen is kept for the process: whoever makes another of these for each round goes on looking.
+        with _memory_lock:
+            known = _memory.setdefault((storage.uri, *self._names), {})
+        self._seen = known if clock is time.monotonic else {}
+        self._lock = _memory_lock
 
     def acquire(self, shard: int) -> Lease | None:
         """Return the lease of a shard, or None while somebody else works on it: ask again later.
@@ -84,6 +91,8 @@ class Leases:
         asked = self._clock()
         found = self._latest(shard, seen.epoch if seen else 1)
         if found is None:  # Swept away, with the whole pass or by hand.
+            with self._lock:
+                self._seen.pop(shard, None)
             return self._create(shard, 1)
         epoch, data = found
         unchanged = seen is not None and seen.data == data and asked - seen.since >= self.lease_s

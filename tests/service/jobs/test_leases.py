@@ -120,6 +120,18 @@ class TestOneShard:
         clock.now += 1000 * LEASE_S  # during which nobody looked
         assert leases(storage, clock).acquire(0) is None
 
+    def test_who_looks_anew_each_time_remembers(self) -> None:
+        """A round of work makes its own; whose owner is gone with its machine is taken over all the same."""
+        storage = memory()
+        assert Leases(storage, "job", "votes", 1, 0.3).acquire(0) is not None
+        assert Leases(storage, "job", "votes", 1, 0.3).acquire(0) is None
+        assert Leases(storage, "job", "labels", 1, 0.3).acquire(0) is not None
+        time.sleep(0.35)
+        assert Leases(storage, "job", "votes", 1, 0.3).acquire(0) is not None
+        storage.delete([meta.path for meta in storage.list()])
+        assert Leases(storage, "job", "votes", 1, 0.3).acquire(0) is not None
+        assert Leases(storage, "job", "votes", 1, 0.3).acquire(0) is None
+
     def test_what_was_swept_away_is_free(self) -> None:
         storage, clock = memory(), Clock()
         contender = leases(storage, clock)
