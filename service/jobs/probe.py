@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -19,6 +20,8 @@ from manyeyes.service.jobs.shapes import Breaker, Manifest, Row
 from manyeyes.service.jobs.storage import Storage
 from manyeyes.service.jobs.work import RowError
 from manyeyes.types import Item
+
+log: Final = logging.getLogger("manyeyes.service.jobs")
 
 FIRST_ROWS: Final = 8
 """Rows that are looked at before anything is known of any. If all of them fail, more are."""
@@ -43,13 +46,22 @@ class Probe:
         return self._look(breaker, breaker.min_rows, stop)
 
     def begins_badly(self, stop: threading.Event) -> bool:
-        """Return whether the first few rows, from all over, fail without exception."""
+        """Return whether the first few rows, from all over, fail without exception.
+
+        No endpoint is asked, and maybe paid, to find that out.
+        """
+        if any(lf.kind == "chat" for lf in self._job.recipe.lfs):
+            return False
         return self._look(Breaker(max_error_rate=0.999), FIRST_ROWS, stop) is not None
 
     def _look(self, breaker: Breaker, n_rows: int, stop: threading.Event) -> Hopeless | None:
         rows = list(spread_rows(self._manifest, self._storage, n_rows))
         watched = Watched(breaker)
-        n_seen, errors = self._engine.call(look_at, self._job, rows, self._buckets, stop=stop)
+        try:
+            n_seen, errors = self._engine.call(look_at, self._job, rows, self._buckets, stop=stop)
+        except Exception as error:  # the workers themselves will say it better, if it concerns them, too
+            log.info("rows could not be tried: %s", error)
+            return None
         watched.saw(n_seen, errors)
         return None if stop.is_set() else watched.hopeless(least=len(rows))
 
