@@ -161,6 +161,7 @@ class ServiceJobs:
         """See which jobs there are, do what is wished of ours, and claim what nobody runs."""
         found = self._store.jobs.open()
         self._events = {job.id: job.n_events for job in found}
+        self._seen = {job.id: self._seen[job.id] for job in found if job.id in self._seen}
         self._metrics.jobs_seen({status: sum(job.status == status for job in found) for status in OPEN})
         for job in found:
             mine = self._mine.get(job.id)
@@ -204,6 +205,7 @@ class ServiceJobs:
         record, settings = mine.record, self._settings
         progress = record.progress or {}
         mine.ended, mine.n_lines = None, 0
+        mine.not_before = self._clock() + 5  # where no process can be started, another try waits for others to end
         mine.running = Running(
             {
                 **record.request,
