@@ -9,7 +9,8 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from manyeyes.errors import InvalidRequest, ManyeyesError, NotFound, UntrustedRecipe
+from manyeyes.errors import InvalidRecipe, InvalidRequest, ManyeyesError, NotFound, UntrustedRecipe
+from manyeyes.recipe import Recipe
 from manyeyes.service.jobs import layout
 from manyeyes.service.jobs.card import card_files, is_ours
 from manyeyes.service.jobs.dataset import Dataset
@@ -172,11 +173,24 @@ class _Verifying:
         if wrong:
             self.find("provenance", path, f"does not fit manyeyes.json, or itself: {', '.join(wrong)}")
             return None
-        beside = {recipe_file(job.id): digest_of(job.recipe.to_yaml().encode())}
+        self._recipe(job)
         if job.gold is not None:
-            beside[gold_file(job.id)] = job.gold
-        self._digests("job", {name: (None, digest) for name, digest in beside.items()})
+            self._digests("known labels", {gold_file(job.id): (None, job.gold)})
         return job
+
+    def _recipe(self, job: Job) -> None:
+        """Hold the recipe that people read to the one that the job used."""
+        path = recipe_file(job.id)
+        self.n_files += 1
+        try:
+            text = self.storage.get(path)
+            told = Recipe.parse(text, source=path)
+            if told.version != job.recipe.version or told.to_yaml().encode() != text:
+                self.find("damaged", path, "is not the recipe of the job")
+        except NotFound:
+            self.find("missing", path, "is not there")
+        except InvalidRecipe as error:
+            self.find("damaged", path, str(error))
 
     def _may_run(self, job: Job) -> bool:
         """Whether making labels again would run nothing that came with the dataset."""

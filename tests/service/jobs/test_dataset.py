@@ -16,6 +16,7 @@ from manyeyes.service.jobs.dataset import Dataset
 from manyeyes.service.jobs.run import run_job
 from manyeyes.service.jobs.shapes import Progress, Source
 from manyeyes.service.jobs.storage import Storage
+from manyeyes.service.jobs.verify import verify
 from manyeyes.sinks import read_labels
 from tests.service.jobs.faulty_s3 import faulty_s3
 from tests.service.jobs.toy_jobs import RECIPE, paint, request
@@ -204,6 +205,7 @@ def test_texts_alone(tmp_path: Path) -> None:
     run_job(asked)
     found = {row.id: label.label for row, label in Dataset.open(tmp_path / "out").rows()}
     assert found == {"a": "red", "b": "blue", "c": None}
+    assert verify(tmp_path / "out").findings == ()
 
 
 def test_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
