@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from manyeyes.errors import InvalidRecipe
 
 _found: dict[str, str] = {}
 """SHA-256 → where a file with that content was found, for recipes that are written out and read again elsewhere."""
+_held: dict[str, bytes] = {}
+"""SHA-256 → content that was brought from where a recipe was written out, for machines that do not have the file."""
 MAX_BYTES: Final = 64 * 2**20
 
 
@@ -48,6 +51,8 @@ def content_of(path: str, sha256: str | None) -> bytes:
             f"{path!r} is a path, but nobody said which folder it begins in; read the recipe with Recipe.load, or with"
             " Recipe.parse(…, folder=…)"
         )
+    if sha256 in _held:
+        return _held[sha256]
     for place in (_found.get(sha256), path):
         if place is not None and os.path.isfile(place):
             content = _read(place, path)
@@ -56,6 +61,29 @@ def content_of(path: str, sha256: str | None) -> bytes:
     raise InvalidRecipe(
         f"{path!r} is not there any more, or its content changed since the recipe was read; read the recipe again"
     )
+
+
+def hold(content: bytes) -> None:
+    """Keep what a file of a recipe holds in memory, for recipes that name it by its SHA-256."""
+    _held[hashlib.sha256(content).hexdigest()] = content
+
+
+def files_named(document: Any) -> dict[str, str]:
+    """Return the files that a recipe's document names: SHA-256 → path.
+
+    >>> files_named({"lfs": [{"examples": {"hat": [{"path": "a.jpg", "sha256": "00"}]}}]})
+    {'00': 'a.jpg'}
+    """
+    found: dict[str, str] = {}
+    if isinstance(document, Mapping):
+        path, digest = document.get("path") or document.get("file"), document.get("sha256")
+        if isinstance(path, str) and isinstance(digest, str):
+            found[digest] = path
+        document = list(document.values())
+    if isinstance(document, (list, tuple)):
+        for part in document:
+            found |= files_named(part)
+    return found
 
 
 def _read(place: str, told: str) -> bytes:

@@ -234,6 +234,29 @@ def test_a_job_that_is_hopeless_ends_with_its_reason(tmp_path: Path, recipe: Pat
     assert call("job", "status", tmp_path / "out", code=1)
 
 
+def test_files_that_a_recipe_names_go_with_the_job(tmp_path: Path, photos: Path) -> None:
+    """So that another process, which knows nothing of the recipe's folder, goes on with it and verifies it."""
+    kept = tmp_path / "recipes"
+    examples = paint(kept / "examples", 3)
+    like = {
+        "name": "like",
+        "kind": "neighbors",
+        "using": "toy",
+        "examples": {name: [f"examples/{i:05d}.png"] for i, name in enumerate(("red", "green", "blue"))},
+    }
+    (kept / "near.yaml").write_text(yaml.safe_dump({**RECIPE, "lfs": [like, RECIPE["lfs"][0]]}))
+    call("job", "run", photos, "-r", kept / "near.yaml", "-o", tmp_path / "out")
+    moved = tmp_path / "elsewhere"
+    examples.rename(moved)
+    again = program("job", "retry", tmp_path / "out", "--every", cwd=tmp_path)
+    _, said = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    told = program("verify", tmp_path / "out", "--trust-recipe", cwd=tmp_path)
+    found, said = told.communicate(timeout=120)
+    assert told.returncode == 0, found
+    assert "30 of 30 labels" in found
+
+
 def test_from_bucket_to_bucket(tmp_path: Path, photos: Path, recipe: Path) -> None:
     with faulty_s3() as server, pytest.MonkeyPatch.context() as patch:
         server.make_bucket("jobs")

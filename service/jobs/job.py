@@ -10,12 +10,14 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from manyeyes.errors import InvalidRequest, ManyeyesError, ModelNotFound, NotFound, nearest
 from manyeyes.labeler import Labeler
+from manyeyes.lfs.files import content_of, files_named, hold
 from manyeyes.primitives.extractor import Extractor
 from manyeyes.recipe import Recipe
 from manyeyes.service.fetching.buckets import Buckets
@@ -117,6 +119,11 @@ def gold_file(job: str) -> str:
     return f"{job_folder(job)}gold.csv"
 
 
+def named_file(job: str, digest: str) -> str:
+    """Return where the content of a file lies that a job's recipe names. digest: its sha256."""
+    return f"{job_folder(job)}files/{digest}"
+
+
 def recipe_file(job: str) -> str:
     """Return where a job's recipe lies, for people."""
     return f"{job_folder(job)}recipe.yaml"
@@ -183,19 +190,28 @@ def write_job(
         storage.put(gold_file(job.id), known)
     for name, data in files.items():
         storage.put(given_label_model_folder(job.id) + name, data)
+    for digest, path in files_named(recipe.document()).items():
+        storage.put(named_file(job.id, digest), content_of(path, digest))
     if storage.create(job_file(job.id), job.to_json()):
         return job
     return read_job(storage, job.id)
 
 
 def read_job(storage: Storage, job_id: str) -> Job:
-    """Return a job. Raises NotFound if there is none of that id."""
+    """Return a job. Raises NotFound if there is none of that id.
+
+    Files that its recipe names, such as examples, are held in memory from then on: this machine may not have them.
+    """
     try:
-        return Job.from_json(storage.get(job_file(job_id)))
+        job = Job.from_json(storage.get(job_file(job_id)))
     except NotFound:
         raise NotFound(
-            f"no job {job_id!r} is kept in {storage.uri}; manyeyes job list --out … names those that are"
+            f"no job {job_id!r} is kept in {storage.uri}; manyeyes job list {storage.uri} names those that are"
         ) from None
+    for digest in files_named(job.recipe.document()):
+        with suppress(NotFound):  # then the file itself is looked for
+            hold(storage.get(named_file(job.id, digest)))
+    return job
 
 
 def read_label_model_files(uri: str, *, buckets: Buckets | None = None) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from manyeyes.errors import InvalidRecipe, InvalidRequest, ManyeyesError, NotFound, UntrustedRecipe
+from manyeyes.lfs.files import files_named
 from manyeyes.recipe import Recipe
 from manyeyes.service.jobs import layout
 from manyeyes.service.jobs.card import card_files, is_ours
@@ -18,7 +19,7 @@ from manyeyes.service.jobs.describing import describe, newest
 from manyeyes.service.jobs.findings import Finding, Kind, Tell, Verification
 from manyeyes.service.jobs.fitting import fit_on_votes
 from manyeyes.service.jobs.ids import Ids
-from manyeyes.service.jobs.job import Job, gold_file, read_job, recipe_file
+from manyeyes.service.jobs.job import Job, gold_file, named_file, read_job, recipe_file
 from manyeyes.service.jobs.parts import digest_of
 from manyeyes.service.jobs.provenance import kept_publication, read_published, unlisted_parts
 from manyeyes.service.jobs.published import Published
@@ -174,6 +175,8 @@ class _Verifying:
             self.find("provenance", path, f"does not fit manyeyes.json, or itself: {', '.join(wrong)}")
             return None
         self._recipe(job)
+        named = {named_file(job.id, digest): (None, digest) for digest in files_named(job.recipe.document())}
+        self._digests("files of the recipe", named)
         if job.gold is not None:
             self._digests("known labels", {gold_file(job.id): (None, job.gold)})
         return job
