@@ -9,9 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import psutil
 import pytest
 
 from manyeyes import Client, Item, Labeler, Recipe
-from manyeyes.errors import AddressRefused
+from manyeyes.errors import AddressRefused, FetchFailed
 from manyeyes.types import Label
 from tests.service.jobs.over_http.conftest import ADMIN, photo
 
@@ -81,21 +83,31 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path: Path, buckets_file: Path, recipes: Path) -> Iterator[Server]:
-    started = Server(
-        tmp_path,
-        {
+def serve(tmp_path: Path, buckets_file: Path, recipes: Path) -> Iterator[Callable[..., Server]]:
+    """Return what starts a service; more: variables."""
+    started: list[Server] = []
+
+    def start(**more: str) -> Server:
+        environ = {
             "MANYEYES_RECIPES_DIR": str(recipes),
             "MANYEYES_STORE_URL": f"sqlite:///{tmp_path}/service.db",
             "MANYEYES_BUCKETS_FILE": str(buckets_file),
             "MANYEYES_API_KEYS": ADMIN,
             "MANYEYES_JOBS_LEASE_S": "2",
             "MANYEYES_MAX_WAIT_S": "60",
-        },
-    )
-    yield started
-    if started.process.poll() is None:
-        started.stop()
+        }
+        started.append(Server(tmp_path, environ | more))
+        return started[-1]
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.stop()
+
+
+@pytest.fixture
+def server(serve: Callable[..., Server]) -> Server:
+    return serve()
 
 
 @pytest.fixture
@@ -310,3 +322,53 @@ def test_a_wrong_place_fails_in_seconds_and_says_so(s3: Any, client: Client) -> 
         job.wait(timeout_s=60)
     assert caught.value.code in ("invalid_source", "invalid_request")  # type: ignore[attr-defined]
     assert time.monotonic() - began < 20
+
+
+class Site(BaseHTTPRequestHandler):
+    """A host that is busy until it is told not to be."""
+
+    is_busy = True
+
+    def do_GET(self) -> None:
+        self.send_response(503 if Site.is_busy else 200)
+        body = b"" if Site.is_busy else photo("blue")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.slow
+def test_rows_whose_failure_passed_are_retried_and_no_others(serve: Callable[..., Server], s3: Any) -> None:
+    site = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    threading.Thread(target=site.serve_forever, daemon=True).start()
+    host = f"127.0.0.1:{site.server_address[1]}"
+    server = serve(MANYEYES_FETCH_HOSTS=host, MANYEYES_FETCH_HTTP="1", MANYEYES_FETCH_NETWORKS="127.0.0.0/8")
+    s3.put_object(Bucket="photos", Key="retried/red.png", Body=photo("red"))
+    s3.put_object(Bucket="photos", Key="retried/broken.png", Body=b"no image")
+    items = [
+        Item("red", image="s3://photos/retried/red.png"),
+        Item("web", image=f"http://{host}/blue.png"),
+        Item("broken", image="s3://photos/retried/broken.png"),
+        Item("other", image="http://127.0.0.1:1/blue.png"),
+    ]
+    with Client(server.url, api_key=ADMIN) as client:
+        job = client.jobs.submit(
+            items, recipe="looks", out="s3://labels/all/retried", attempts=1, max_error_rate=1
+        ).wait(timeout_s=60)
+        first = {label.id: label for label in job.labels()}
+        assert (job.counts.completed, job.counts.failed) == (1, 3)
+        assert isinstance(first["web"].error, FetchFailed)
+        assert isinstance(first["other"].error, AddressRefused)
+        Site.is_busy = False
+        assert job.retry().wait(timeout_s=60).status == "completed"
+        second = {label.id: label for label in job.labels()}
+        assert (job.counts.completed, job.counts.failed) == (2, 2)
+        assert second["web"].label == "blue"
+        assert second["red"].to_dict() == first["red"].to_dict()
+        assert job.retry().wait(timeout_s=60).status == "completed", "nothing is left that may pass"
+        assert any("nothing is tried again" in line.message for line in job.logs())
+    site.shutdown()
+    site.server_close()
