@@ -22,6 +22,8 @@ log: Final = logging.getLogger("manyeyes.service.jobs")
 
 _BASE_S: Final = 0.2
 _MOST_S: Final = 10.0
+_CHECK_S: Final = 3.0
+"""How long a check is tried: longer than a slip, and short enough for who waits before the screen."""
 _CHUNK_BYTES: Final = 8 * 2**20
 _NAMES: Final = 100
 """Names that are taken from a listing at once; no more than in a page, or one page that fails loses others."""
@@ -142,11 +144,11 @@ class BucketPlace:
 
     def check(self, *, write: bool) -> None:
         store = self._open_store({"max_retries": 1, "retry_timeout": timedelta(seconds=5)})
-        self._do("list", "", lambda: next(iter(obstore.list(store, chunk_size=1)), None), patience_s=0)
+        self._do("list", "", lambda: next(iter(obstore.list(store, chunk_size=1)), None), patience_s=_CHECK_S)
         if not write:
             return
         path = f"_manyeyes/probe-{secrets.token_hex(8)}"
-        self._do("write", path, lambda: obstore.put(store, path, b"1", mode="create"), patience_s=0)
+        self._do("write", path, lambda: obstore.put(store, path, b"1", mode="create"), patience_s=_CHECK_S)
         try:
             if self.create(path, b"2"):
                 raise StorageFailed(
@@ -217,6 +219,8 @@ def _brief(error: BaseException, told: str) -> str:
         return "the name of the endpoint is not known"
     if "error sending request" in told:
         return "no connection"
+    if "response body" in told:
+        return "its answer broke off"
     code, status = _CODE.search(told), _STATUS.search(told)
     name = next((group for group in code.groups() if group), "") if code else ""
     parts = [f"status {status[1]}" if status else "", name]
