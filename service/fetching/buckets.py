@@ -39,6 +39,7 @@ from manyeyes.errors import (
     InvalidSettings,
     SourceNotFound,
 )
+from manyeyes.service.fetching.settings import FetchSettings
 from manyeyes.service.fetching.web import Hold
 
 if TYPE_CHECKING:
@@ -159,16 +160,20 @@ def open_bucket(
 
 
 class Buckets:
-    """The buckets of the operator, by name."""
+    """The buckets of the operator, by name.
 
-    def __init__(self, buckets: Mapping[str, Bucket]) -> None:
+    web: which hosts jobs of callers may call besides; none without it.
+    """
+
+    def __init__(self, buckets: Mapping[str, Bucket], *, web: FetchSettings | None = None) -> None:
         self._buckets = dict(buckets)
+        self.web = web
 
     @classmethod
-    def load(cls, path: Path | None) -> Buckets:
+    def load(cls, path: Path | None, *, web: FetchSettings | None = None) -> Buckets:
         """Read the file. Raises InvalidSettings, with the bucket and what is allowed."""
         if path is None:
-            return cls({})
+            return cls({}, web=web)
         try:
             told = read_document(path.read_bytes())
             if told.problems:
@@ -188,7 +193,7 @@ class Buckets:
                 where = ".".join(str(part) for part in problem["loc"])
                 message = problem["msg"].removeprefix("Value error, ")
                 raise InvalidSettings(f"bucket {name!r} cannot be used: {where} {message}".strip()) from None
-        return cls(buckets)
+        return cls(buckets, web=web)
 
     def place(self, text: str) -> tuple[Bucket, str]:
         """Return the bucket of an address that others are below, and the key of that place, which may be empty.

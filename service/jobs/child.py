@@ -32,6 +32,7 @@ from typing import IO, Any, Final
 
 from manyeyes.errors import InvalidRequest, ManyeyesError, ServiceFailed
 from manyeyes.service.fetching.buckets import Buckets
+from manyeyes.service.fetching.settings import FetchSettings
 from manyeyes.service.jobs.control import cancel, retry_failed
 from manyeyes.service.jobs.events import events_of
 from manyeyes.service.jobs.run import resume_job, run_job
@@ -83,7 +84,8 @@ class Child:
 
     def __init__(self, task: Mapping[str, Any], tell: Teller) -> None:
         file = task.get("buckets_file")
-        self.buckets = Buckets.load(Path(file) if file else None)
+        web = FetchSettings.model_validate(task.get("web", {}))
+        self.buckets = Buckets.load(Path(file) if file else None, web=web)
         self.request = JobRequest.model_validate(task["request"])
         self.trusted = task.get("trusted") is True
         self.allowed_models = tuple(task.get("allowed_models", ()))
@@ -241,6 +243,8 @@ def main() -> None:
         target=watch, args=(child, sys.stdin.buffer, parent), name="manyeyes-job-watch", daemon=True
     ).start()
     child.run()
+    logging.shutdown()
+    os._exit(0)  # all is said; no thread of a library is waited for, and what it started goes with the process's group
 
 
 def _first_line() -> bytes:

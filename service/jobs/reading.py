@@ -34,7 +34,7 @@ from manyeyes.service.jobs.sources.named import Finder
 from manyeyes.service.jobs.sources.parquet import ParquetImages
 from manyeyes.service.jobs.sources.places import WEB_SCHEMES, Places, local_path, scheme_of
 from manyeyes.service.jobs.sources.shelves import file_etag
-from manyeyes.service.jobs.sources.web import WebReader
+from manyeyes.service.jobs.sources.web import WebReader, settings_for
 from manyeyes.service.jobs.sources.zips import member_bytes
 from manyeyes.settings import Limits
 
@@ -153,10 +153,7 @@ class Reader:
     def _address(self, url: str) -> bytes:
         with self._lock:
             if self._web is None:
-                settings = self._web_settings
-                if settings is None and self._places.is_restricted:
-                    settings = FetchSettings()
-                self._web = WebReader(settings)
+                self._web = WebReader(settings_for(self._places, self._web_settings))
             web = self._web
         try:
             return web.get(url, max_bytes=self._limits.max_bytes)

@@ -19,7 +19,7 @@ from manyeyes.service.jobs.sources.joining import joined
 from manyeyes.service.jobs.sources.places import WEB_SCHEMES, Places, file_uri, local_path, scheme_of
 from manyeyes.service.jobs.sources.shelves import BucketShelf, FolderShelf
 from manyeyes.service.jobs.sources.tables import table_rows
-from manyeyes.service.jobs.sources.web import WebReader
+from manyeyes.service.jobs.sources.web import WebReader, settings_for
 from manyeyes.service.jobs.sources.webdataset import webdataset_rows
 from manyeyes.settings import Limits
 from manyeyes.sources import IMAGE_SUFFIXES
@@ -138,8 +138,7 @@ def _objects(
 
 
 def _addresses(uri: str, places: Places, web: FetchSettings | None, limits: Limits) -> Iterator[Row]:
-    # Without settings of an operator, nothing on the web may be called for somebody else.
-    reader = WebReader(web if web is not None or not places.is_restricted else FetchSettings())
+    reader = WebReader(settings_for(places, web))
     try:
         yield from address_rows(uri, places, reader, limits=limits)
     finally:

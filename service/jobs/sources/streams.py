@@ -8,7 +8,7 @@ from typing import Any, Final
 from manyeyes.errors import InvalidSource
 from manyeyes.service.jobs.sources.places import Place
 
-CHUNK_BYTES: Final = 4 * 2**20
+CHUNK_BYTES: Final = 2 * 2**20
 # Longer than any header that an archive has a reason for; what claims more is damaged, or means harm.
 _MOST_AT_ONCE: Final = 64 * 2**20
 
@@ -61,7 +61,7 @@ class RangeFile(io.RawIOBase):
         pieces: list[bytes] = []
         while self._at < end:
             if not self._start <= self._at < self._start + len(self._held):
-                self._start = self._at
+                self._start, self._held = self._at, b""  # let go of first: both at once would be twice as much
                 wanted = min(self.size, self._at + max(self._chunk, end - self._at)) - self._at
                 self._held = self._place.read(self._at, wanted)
                 if len(self._held) != wanted:

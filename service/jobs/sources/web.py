@@ -20,6 +20,7 @@ from manyeyes.errors import FetchFailed, InvalidSettings
 from manyeyes.service.fetching.settings import FetchSettings
 from manyeyes.service.fetching.urls import ANY_HOST
 from manyeyes.service.fetching.web import Web, WebSession
+from manyeyes.service.jobs.sources.places import Places
 
 _AT_ONCE: Final = 8  # httpcore keeps ten connections, and waiting for one counts as waiting for the host
 
@@ -78,6 +79,14 @@ class WebReader:
                 self._thread = threading.Thread(target=self._loop.run_forever, name="jobs-web", daemon=True)
                 self._thread.start()
             return self._loop
+
+
+def settings_for(places: Places, told: FetchSettings | None) -> FetchSettings | None:
+    """Return which hosts may be called: as said, or as the operator says; None for whoever runs the job here."""
+    if told is not None or places.buckets is None:
+        return told
+    # Without settings of an operator, nothing on the web is called for somebody else.
+    return places.buckets.web or FetchSettings()
 
 
 def open_settings() -> FetchSettings:

@@ -120,8 +120,9 @@ def test_for_callers_only_the_hosts_of_the_operator_are_called(data_s3: FaultyS3
             fetch_http=True,
             fetch_networks="127.0.0.0/8",  # type: ignore[arg-type]
         )
-        with Fetcher(buckets=buckets, web=web) as fetcher:
-            assert [one for _, one, _ in fetcher.fetch(rows[:1], attempts=1)] == [png()]
+        for fetcher in (Fetcher(buckets=buckets, web=web), Fetcher(buckets=Buckets.load(file, web=web))):
+            with fetcher:
+                assert [one for _, one, _ in fetcher.fetch(rows[:1], attempts=1)] == [png()]
         with pytest.raises(AddressRefused):
             list(open_source(Source(uri="https://example.org/l.txt"), buckets=buckets).rows())
 
