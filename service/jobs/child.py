@@ -244,7 +244,8 @@ def main() -> None:
     ).start()
     child.run()
     logging.shutdown()
-    os._exit(0)  # all is said; no thread of a library is waited for, and what it started goes with the process's group
+    # All is said: no thread of a library is waited for, and what was started goes with the group of this process.
+    os._exit(0)
 
 
 def _first_line() -> bytes:
