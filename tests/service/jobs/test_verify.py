@@ -330,3 +330,40 @@ def test_in_a_bucket(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPat
         place.put("00003.png", (photos / "00004.png").read_bytes())
         (one,) = verify("s3://jobs/labels").findings
         assert (one.kind, one.where) == ("source", "00003.png")
+
+
+@pytest.mark.slow
+def test_real_models_give_the_same_bits_in_other_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skimage import data
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("astronaut", "coffee", "chelsea", "rocket"):
+        picture = Image.fromarray(getattr(data, name)())
+        for i in range(4):
+            picture.crop((i * 8, i * 4, picture.width - i * 16, picture.height)).save(
+                folder / f"{name}-{i}.jpg"
+            )
+    recipe = {
+        "name": "things",
+        "classes": ["cat", "person", "cup"],
+        "lfs": [
+            {
+                "name": "looks",
+                "kind": "prompt",
+                "prompts": {
+                    "cat": "a photo of a cat",
+                    "person": "a photo of a person",
+                    "cup": "a cup of coffee",
+                },
+            },
+            {"name": "seen", "kind": "detect", "when": "count(person) >= 1", "vote": "person"},
+        ],
+    }
+    run_job(request(folder, tmp_path / "out", recipe=recipe, shard_rows=5))
+    for sample in (16, 3):
+        found = verify(tmp_path / "out", sample=sample, seed=sample)
+        assert found.ok, found.findings
+        assert found.same == sample
