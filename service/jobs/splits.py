@@ -35,7 +35,7 @@ def split_rows(
     class by at most two. With them, by not much more than the largest group.
 
     >>> split_rows(np.array([0, 0, 2, 3]), np.zeros(4, int), np.arange(4) << 61, [0.5, 0.5]).tolist()
-    [0, 0, 1, 1]
+    [1, 1, 0, 0]
     """
     n, n_splits = len(groups), len(fractions)
     shares = np.asarray(fractions, dtype=np.float64)
@@ -51,7 +51,7 @@ def split_rows(
     bounds = np.cumsum(shares)
     for rows in _grouped(np.flatnonzero(together), member, keys):
         classes, counts = np.unique(strata[rows], return_counts=True)
-        drawn = int(np.searchsorted(bounds, int(keys[rows].min()) / 2**_BITS, side="right"))
+        drawn = int(np.searchsorted(bounds, _even(int(keys[rows].min())), side="right"))
         drawn = min(drawn, n_splits - 1)
         room = quota[:, classes] - filled[:, classes]
         if (room[drawn] < counts).any():
@@ -67,6 +67,12 @@ def split_rows(
         result[rows] = drawn
     _fill(result, np.flatnonzero(~together), strata, keys, quota - filled)
     return result
+
+
+def _even(least: int) -> float:
+    """Return a number in [0, 1) for the least key of a group, which by itself is the smaller the larger the group."""
+    digest = hashlib.blake2b(least.to_bytes(8, "big"), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
 def _grouped(rows: Integers, member: npt.NDArray[Any], keys: Integers) -> list[Integers]:

@@ -29,7 +29,9 @@ class Coco:
         self.target = target
         self._stack = ExitStack()
         self._files = {
-            split: _Annotations(setting, self._stack.enter_context(target.stream(self.annotations(split))))
+            split: _Annotations(
+                setting, target, self._stack.enter_context(target.stream(self.annotations(split)))
+            )
             for split in setting.splits
         }
 
@@ -69,10 +71,10 @@ class FiftyOne(Coco):
 class _Annotations:
     """Writes the images as they come, and the annotations, which wait in a temporary file, at the end."""
 
-    def __init__(self, setting: Setting, writer: Writer) -> None:
+    def __init__(self, setting: Setting, target: Target, writer: Writer) -> None:
         self._setting = setting
         self._writer = writer
-        self._waiting = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115
+        self._waiting = target.enter(tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES))  # noqa: SIM115
         self._images = self._annotations = 0
         names = setting.box_names if setting.box_names is not None else setting.classes
         told = {
@@ -125,7 +127,6 @@ class _Annotations:
         self._waiting.seek(0)
         while block := self._waiting.read(2**20):
             self._writer.write(block)
-        self._waiting.close()
         self._write("\n]}\n")
 
     def _annotate(self, category: int, box: list[float], score: float | None) -> None:

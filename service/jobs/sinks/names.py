@@ -34,7 +34,7 @@ def unmistakable(row_id: str) -> str:
     """Return a name that no other row has, whatever its id: the stem and 64 bits of the id's digest.
 
     >>> unmistakable("a/b.jpg")
-    'a_b-9b4de88b8e8ab3ee'
+    'a_b-4a51636246e7c418'
     """
     return f"{stem_of(row_id)}-{hashlib.sha256(row_id.encode()).hexdigest()[:16]}"
 

@@ -13,12 +13,15 @@ import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Self, TypeVar
 
 from manyeyes.errors import InvalidRequest, NotFound, StorageFailed, StorageFull
 from manyeyes.service.jobs.storage import Storage
+
+T = TypeVar("T")
 
 MARKER: Final = "manyeyes-export.json"
 """What an export holds; of one in a bucket, the last object, without which it is not whole."""
@@ -42,6 +45,7 @@ class Target:
         self._digest = hashlib.sha256()
         self._earlier = _earlier(storage, overwrite=overwrite)
         self._place: _Folder | _Bucket | None = None
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         local = self._storage.local
@@ -54,9 +58,14 @@ class Target:
         place, self._place = self._place, None
         if place is None:
             return
+        self._held.close()
         place.leave()
         if isinstance(error, OSError) and not isinstance(error, StorageFailed) and error.errno is not None:
             raise _failed(self._storage.uri, error) from error
+
+    def enter(self, held: AbstractContextManager[T]) -> T:
+        """Enter what an export holds until its end, well or not, such as a temporary file."""
+        return self._held.enter_context(held)
 
     def put(self, path: str, data: bytes) -> None:
         """Write a file. path: below the target, with ``/``; each only once."""
