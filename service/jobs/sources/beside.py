@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from manyeyes.errors import EmptyItem, InvalidItem, ItemError
+from manyeyes.service.jobs.layout import OWN
 from manyeyes.service.jobs.shapes import Row
 from manyeyes.service.jobs.sources.entries import Entry, Shelf
 from manyeyes.settings import Limits
@@ -24,6 +25,8 @@ from manyeyes.videos import SUFFIXES as VIDEO_SUFFIXES
 MAX_SIDECAR_BYTES: Final = 2**20
 TABLES: Final = (".parquet", ".csv", ".jsonl")
 ARCHIVES: Final = (".zip", ".tar")
+WRITTEN: Final = ("card/", "exports/", "labels/")
+WRITTEN_BY_A_JOB: Final = "written by a job"
 # Between `a.jpg` and `a.txt` can lie all of the folder `a.d`; what is farther away than this is not found.
 _WINDOW: Final = 10_000
 _READERS: Final = 16
@@ -69,8 +72,14 @@ def grouped(entries: Iterable[Entry], skipped: Counter[str]) -> Iterator[Group]:
         elif group.told is not None:
             skipped[".json without an image"] += 1
 
+    out: str | None = None
     for entry in entries:
         why = hidden(entry.key)
+        head, is_own, _ = entry.key.partition(OWN)
+        if is_own and (not head or head.endswith("/")):
+            out = head  # Somebody's job writes there: its own names come first, since they begin with `_`.
+        if why is None and out is not None and entry.key.startswith(tuple(out + one for one in WRITTEN)):
+            why = WRITTEN_BY_A_JOB
         if why:
             skipped[why] += 1
             continue

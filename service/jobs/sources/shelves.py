@@ -24,12 +24,15 @@ from manyeyes.errors import (
     SourceNotFound,
     UnreadableItem,
 )
+from manyeyes.service.jobs.layout import OWN
+from manyeyes.service.jobs.sources.beside import WRITTEN, WRITTEN_BY_A_JOB
 from manyeyes.service.jobs.sources.entries import Entry
 from manyeyes.service.jobs.sources.places import file_uri, listed
 from manyeyes.service.jobs.storage import Storage
 
 _RUN: Final = 50_000
-_HELD: Final = (b".", b"__MACOSX", b"_manyeyes")
+_HELD: Final = (b".", b"__MACOSX/", OWN.encode())
+_WRITTEN: Final = tuple(one.encode() for one in WRITTEN)
 
 
 class BucketShelf:
@@ -101,11 +104,14 @@ class FolderShelf:
                 message = f"{os.fsdecode(folder)} is a link back to a folder that holds it; remove the link"
                 yield _broken(below, UnreadableItem(message))
                 return
-            names = sorted_names(_names(folder))
-            for name in names:
+            is_out = False
+            for name in sorted_names(_names(folder)):
                 if name.endswith(b"/"):
+                    is_out = is_out or name == OWN.encode()
                     if name.startswith(_HELD):
                         self._skipped["hidden"] += 1
+                    elif is_out and name in _WRITTEN:
+                        self._skipped[WRITTEN_BY_A_JOB] += 1
                     elif not self._recursive:
                         self._skipped["folder inside a folder"] += 1
                     else:

@@ -61,7 +61,10 @@ class RangeFile(io.RawIOBase):
         pieces: list[bytes] = []
         while self._at < end:
             if not self._start <= self._at < self._start + len(self._held):
-                self._start, self._held = self._at, b""  # let go of first: both at once would be twice as much
+                self._start, self._held = (
+                    self._at,
+                    b"",
+                )  # let go of first: both at once would be twice as much
                 wanted = min(self.size, self._at + max(self._chunk, end - self._at)) - self._at
                 self._held = self._place.read(self._at, wanted)
                 if len(self._held) != wanted:

@@ -89,6 +89,14 @@ class TestBoth:
         assert [row.id for row in read(where + "/cats").rows] == ["1.jpg"]
         assert [row.id for row in read(where + "/cats/").rows] == ["1.jpg"]
 
+    @pytest.mark.parametrize("out", ["", "out/", "a/out/"])
+    def test_what_jobs_write_is_no_source(self, lay: Lay, out: str) -> None:
+        own = {f"{out}{key}": b"1" for key in ("_manyeyes/jobs/x.json", "card/plot.png", "exports/coco/1.jpg",
+                                              "labels/part.parquet", "README.md", "manyeyes.json")}  # fmt: skip
+        listed = read(lay({"1.jpg": b"1", "zoo/card/2.jpg": b"2", "card2/3.jpg": b"3", **own}))
+        assert [row.id for row in listed.rows] == ["1.jpg", "card2/3.jpg", "zoo/card/2.jpg"]
+        assert listed.skipped["written by a job"] >= 3
+
     def test_nothing_to_label_says_what_was_passed_over(self, lay: Lay) -> None:
         where = lay({"a.exe": b"1", ".x": b"1"})
         with pytest.raises(InvalidSource, match=r"nothing that can be labeled; passed over: 1 × "):
