@@ -10,11 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from manyeyes.commands.job_progress import figures, shown, what
 from manyeyes.service.jobs.dataset import Dataset
+from manyeyes.service.jobs.shapes import Counts, Progress
 from manyeyes.service.jobs.storage import Storage
 from tests.service.jobs.faulty_s3 import faulty_s3
 from tests.service.jobs.toy_jobs import RECIPE, n_commits, paint, wait_for, with_function
@@ -66,6 +69,57 @@ def test_a_folder_becomes_a_dataset(tmp_path: Path, photos: Path, recipe: Path) 
     assert (one["status"], one["rows"], one["latest"], one["published"]) == ("completed", 30, True, True)
     assert one["job"] in call("job", "list", out).stdout
     assert "has ended already" in call("job", "cancel", out).stderr
+
+
+def progress(**told: Any) -> Progress:
+    given = {
+        "job": "x",
+        "status": "in_progress",
+        "pass_": "votes",
+        "shards_done": 1,
+        "shards": 4,
+        "counts": Counts(),
+    }
+    return Progress(**(given | told))
+
+
+@pytest.mark.parametrize(
+    ("how_far", "doing", "told"),
+    [
+        (
+            progress(status="validating", shards=0, message="x is listed", n_rows=1234),
+            "x is listed",
+            "1,234 rows",
+        ),
+        (progress(status="validating", shards=0), "validating", ""),
+        (progress(n_rows=4000), "seeing and voting", "1,000 of 4,000 rows"),
+        (
+            progress(n_rows=4000, counts=Counts(1000, failed=7), rows_per_s=12.4, eta_s=240.2),
+            "seeing and voting",
+            "1,000 of 4,000 rows, 7 failed, 12 rows/s, 0:04:00 left",
+        ),
+        (progress(status="finalizing", pass_="labels", shards_done=4, n_rows=9), "labeling", "9 of 9 rows"),
+        (progress(status="cancelled", n_rows=9, shards_done=0), "cancelled", "0 of 9 rows"),
+    ],
+)
+def test_how_far_a_job_is_reads_well(how_far: Progress, doing: str, told: str) -> None:
+    assert (what(how_far), figures(how_far)) == (doing, told)
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shown() as show:
+        for done in range(4):
+            show(progress(n_rows=4000, shards_done=done))
+        monkeypatch.setattr("manyeyes.commands.job_progress.LINE_EVERY_S", 0.0)
+        show(progress(n_rows=4000, shards_done=4))
+        show(progress(n_rows=4000, shards_done=4, pass_="labels"))
+    assert capsys.readouterr().err.splitlines() == [
+        "seeing and voting: 0 of 4,000 rows",
+        "seeing and voting: 4,000 of 4,000 rows",
+        "labeling: 4,000 of 4,000 rows",
+    ]
 
 
 def test_the_same_command_finds_the_job_done(tmp_path: Path, photos: Path, recipe: Path) -> None:

@@ -26,14 +26,13 @@ def shown() -> Iterator[Show]:
     if not console.is_terminal:
         yield _lines()
         return
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
 
     bars = Bars(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=12),  # so that the figures fit into 80 columns
         TextColumn("{task.fields[told]}"),
-        TimeElapsedColumn(),
         console=console,
         transient=True,
     )
