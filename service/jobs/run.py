@@ -236,9 +236,7 @@ def _listed(storage: Storage, request: JobRequest, how: _How) -> Manifest:
 
     every = itertools.chain([first], rows)
     if previous is not None and previous.uri == listing.uri:
-        return update_manifest(
-            previous, every, storage, shard_rows=request.shard_rows, progress=tell
-        )
+        return update_manifest(previous, every, storage, shard_rows=request.shard_rows, progress=tell)
     return write_manifest(every, storage, uri=listing.uri, shard_rows=request.shard_rows, progress=tell)
 
 
