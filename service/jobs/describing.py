@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 
 from manyeyes.errors import InvalidRequest
 from manyeyes.lfs.analysis import summarize
+from manyeyes.registry import BUILT_IN
 from manyeyes.service.jobs.commits import Commits
 from manyeyes.service.jobs.fitting import label_model_files
 from manyeyes.service.jobs.gold import parse_gold
@@ -50,13 +52,16 @@ _OF_MODELS: Final = (
     "open_clip_torch",
     "openvino",
     "rapidocr",
-    "sentence-transformers",
     "tokenizers",
     "torch",
     "torchvision",
     "transformers",
     "ultralytics",
 )
+_OF_TEXTS: Final = ("py3langid", "vaderSentiment")
+_LEARNED: Final = frozenset({"clip", "detector", "regions", "text", "ocr", "nli"})
+"""Kinds of primitives and labeling functions that run models of these packages. One from elsewhere may, too."""
+_KNOWN: Final = frozenset(BUILT_IN["manyeyes.primitives"]) | frozenset(BUILT_IN["manyeyes.lfs"])
 
 Newest = Mapping[int, tuple[int, Commit]]
 """Shard → the newest generation that committed it, and its commit."""
@@ -102,7 +107,7 @@ def describe(storage: Storage, job: Job, generation: int) -> Published:
             File(name, len(data), hashlib.sha256(data).hexdigest())
             for name, data in sorted(label_model_files(job, storage, generation).items())
         ),
-        software=_software(models=bool(job.versions)),
+        software=_software(job),
         counts=total.counts,
         by_class={name: total.by_class[name] for name in job.recipe.classes},
         by_default=total.by_default,
@@ -271,13 +276,16 @@ def _source(job: Job) -> dict[str, Any]:
     return told
 
 
-def _software(*, models: bool) -> dict[str, str]:
-    """Return the versions of what labels may depend on, of the packages that are installed."""
-    wanted: Sequence[str] = (*_SOFTWARE, *(_OF_MODELS if models else ()))
+def _software(job: Job) -> dict[str, str]:
+    """Return the versions of what the labels may depend on, of the packages that are installed."""
+    kinds = {spec.kind for spec in job.recipe.primitives.values()} | {lf.kind for lf in job.recipe.lfs}
+    wanted = set(_SOFTWARE)
+    if kinds & _LEARNED or kinds - _KNOWN:
+        wanted |= set(_OF_MODELS)
+    if "text_facts" in kinds:
+        wanted |= set(_OF_TEXTS)
     found = {"python": platform.python_version()}
     for name in wanted:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return dict(sorted(found.items()))
