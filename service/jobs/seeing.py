@@ -8,10 +8,10 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 
@@ -40,7 +40,9 @@ from manyeyes.types import Item
 
 CHUNK_ROWS: Final = 256
 CHUNK_BYTES: Final = 64 * 2**20
+_LOOK_S: Final = 0.2
 
+T = TypeVar("T")
 OnChunk = Callable[[Sequence[int], Mapping[int, ItemError]], None]
 """Called with rows that are known now, and what is wrong with which of them."""
 
@@ -228,9 +230,7 @@ class Seeing:
         with ThreadPoolExecutor(1, thread_name_prefix="manyeyes-ahead") as ahead:
             try:
                 coming = ahead.submit(gather)
-                while (gathered := coming.result())[0]:
-                    if stop():
-                        raise Stopped
+                while (gathered := _awaited(coming, stop))[0]:
                     coming = ahead.submit(gather)
                     n_rows += len(gathered[0])
                     yield gathered
@@ -283,6 +283,15 @@ class Seeing:
                 seen.parts[feature] = write_features(
                     self._storage, shard, self._keys[feature], seen.features[feature]
                 )
+
+
+def _awaited(coming: Future[T], stop: Callable[[], bool]) -> T:
+    """Return what is coming. Raises Stopped as soon as that is wanted: a bucket that is down may take minutes."""
+    while True:
+        if stop():
+            raise Stopped
+        if wait([coming], timeout=_LOOK_S).done:
+            return coming.result()
 
 
 def error_of_row(row: Row) -> ItemError | None:

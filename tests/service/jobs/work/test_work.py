@@ -231,6 +231,44 @@ def test_stopping_gives_the_shard_back(photos: Any, begin: Any, monkeypatch: pyt
     assert other.do(run.manifest.shards[0]).state == "committed"
 
 
+def test_stopping_does_not_wait_for_a_bucket_that_is_down(
+    photos: Any, begin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = threading.Event()
+
+    class Down(fetch.Fetcher):
+        def fetch(
+            self, rows: Sequence[Row], *, attempts: int, stop: threading.Event | None = None
+        ) -> Iterator[tuple[int, bytes | ItemError | None, int]]:
+            assert stop is not None
+            asked.set()
+            assert stop.wait(60), "whoever fetches is told"
+            yield from ()
+
+    asked = threading.Event()
+    monkeypatch.setattr(work, "Fetcher", Down)
+    run = begin(photos(8))
+    worker = ShardWorker(run.spec("votes"), storage=run.storage)
+    outcomes: list[work.Outcome] = []
+    thread = threading.Thread(
+        target=lambda: outcomes.append(worker.do(run.manifest.shards[0], stop=stop)), daemon=True
+    )
+    thread.start()
+    assert asked.wait(60)
+    stop.set()
+    thread.join(30)
+    assert [one.state for one in outcomes] == ["stopped"]
+
+
+def test_a_job_of_damaged_files_alone_has_a_row_for_each(
+    photos: Any, begin: Any, told: Told, items_of: Any, paint: str
+) -> None:
+    folder = photos(9, damaged=range(9))
+    run = begin(folder)
+    assert sum(one.commit.counts.failed for one in run.votes()) == 9
+    assert told(run.finish()) == told(Labeler(Recipe.parse(paint)).label(items_of(folder)))
+
+
 def test_rows_are_told_of_as_they_are_known(photos: Any, begin: Any) -> None:
     run = begin(photos(8, damaged=[5]))
     told: list[tuple[int, Sequence[tuple[str, str, str]]]] = []
