@@ -9,9 +9,11 @@
 
 from __future__ import annotations
 
+from manyeyes.client.async_jobs import AsyncJob
 from manyeyes.client.asynchronous import AsyncClient
 from manyeyes.client.items import Url
+from manyeyes.client.jobs import Job
 from manyeyes.client.results import LabelResult
 from manyeyes.client.sync import Client
 
-__all__ = ["AsyncClient", "Client", "LabelResult", "Url"]
+__all__ = ["AsyncClient", "AsyncJob", "Client", "Job", "LabelResult", "Url"]

@@ -10,50 +10,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-from manyeyes.errors import ManyeyesError, ServiceFailed
-from manyeyes.service.fetching.settings import FetchSettings
-from manyeyes.service.jobs.running import COMMAND, Running
+from manyeyes.errors import ManyeyesError
+from manyeyes.service.jobs.claimed import Claimed
+from manyeyes.service.jobs.running import COMMAND
 from manyeyes.service.operations.metrics import Metrics
 from manyeyes.service.settings import ServiceSettings
 from manyeyes.service.store.ids import new_id
-from manyeyes.service.store.job_records import OPEN, JobRecord, Kind, News, OpenJob
+from manyeyes.service.store.job_records import OPEN, JobRecord, News, OpenJob
 from manyeyes.service.store.store import Store
 
 log: Final = logging.getLogger("manyeyes.service.jobs")
 
-MAX_CRASHES: Final = 5
-"""How often a job's process may die without having got any further; then the job is what is wrong."""
 _TICK_S: Final = 0.1
 _LOOK_S: Final = 1.0
 _IDLE_S: Final = 3.0
 _STOP_S: Final = 30.0
-_EVENT_S: Final = 1.0
-_ORDER: Final = ("validating", "in_progress", "finalizing")
-_MAX_LINES: Final = 500
-"""Of a job's log that are kept each time that it is run; what is wrong with rows stands in their labels."""
-
-
-@dataclass(slots=True)
-class _Mine:
-    """A job that this replica has claimed. not_before: when its process may be started, after one that died."""
-
-    record: JobRecord
-    claim: str
-    running: Running | None = None
-    not_before: float = 0.0
-    ended: dict[str, Any] | None = None
-    cancelled: bool = False
-    stopped: bool = False
-    last_event: float = 0.0
-    counted: Counter[tuple[str, str]] = field(default_factory=Counter)
-    n_lines: int = 0
-    untold: list[News] = field(default_factory=list)
 
 
 class ServiceJobs:
@@ -76,7 +51,7 @@ class ServiceJobs:
         self._metrics = metrics
         self._command = tuple(command)
         self._clock = clock
-        self._mine: dict[str, _Mine] = {}
+        self._mine: dict[str, Claimed] = {}
         self._seen: dict[str, tuple[tuple[str | None, int], float]] = {}
         self._events: dict[str, int] = {}
         self._looked = self._beaten = float("-inf")
@@ -165,9 +140,8 @@ class ServiceJobs:
         self._metrics.jobs_seen({status: sum(job.status == status for job in found) for status in OPEN})
         for job in found:
             mine = self._mine.get(job.id)
-            if mine is not None and job.wish == "cancel" and not mine.cancelled:
-                mine.cancelled = True
-                self._cancel(mine)
+            if mine is not None and job.wish == "cancel" and not mine.is_cancelled:
+                mine.cancel()
         for job in [job for job in found if self._is_free(job)]:
             if len(self._mine) >= self._settings.jobs_at_once and job.wish != "cancel":
                 continue
@@ -190,119 +164,22 @@ class ServiceJobs:
         return now - since >= self._settings.jobs_lease_s
 
     def _begin(self, record: JobRecord, claim: str) -> None:
-        mine = _Mine(record, claim)
+        mine = Claimed(record, claim, metrics=self._metrics, clock=self._clock)
         self._mine[record.id] = mine
         self._seen.pop(record.id, None)
-        if record.wish == "cancel":
-            mine.untold.append(News(status="cancelled"))
-            self._tell(mine)
-        elif record.crashes > MAX_CRASHES:
-            self._fail(mine, record.crashes)
+        if mine.begin():
+            mine.start(self._settings, self._command, self._wake.set)
         else:
-            self._start(mine)
-
-    def _start(self, mine: _Mine) -> None:
-        record, settings = mine.record, self._settings
-        progress = record.progress or {}
-        mine.ended, mine.n_lines = None, 0
-        mine.not_before = self._clock() + 5  # where no process can be started, another try waits for others to end
-        mine.running = Running(
-            {
-                **record.request,
-                "wish": record.wish,
-                "job": progress.get("job") or None,
-                "buckets_file": str(settings.buckets_file) if settings.buckets_file else None,
-                "allowed_models": list(settings.allowed_models),
-                "web": settings.model_dump(mode="json", include=set(FetchSettings.model_fields)),
-                "niceness": settings.jobs_niceness,
-                "logs": {"log_format": settings.log_format, "log_level": settings.log_level},
-            },
-            on_news=self._wake.set,
-            command=self._command,
-        )
-        log.info("job %s runs in process %d", record.id, mine.running.pid)
-
-    def _listen(self, mine: _Mine) -> None:
-        """Keep what the process of a job said, and see whether it has ended."""
-        running = mine.running
-        if running is None:
-            if not mine.untold and self._clock() >= mine.not_before and not self._stopping:
-                self._start(mine)
             self._tell(mine)
-            return
-        code = running.code  # before what was said is read: nothing comes after the end
-        while running.said:
-            self._hear(mine, running.said.popleft())
-        if code is not None:
-            running.clear()
-            mine.running = None
-            if mine.ended is not None:
-                mine.untold.append(
-                    News(status=mine.ended["status"], errors=tuple(mine.ended["errors"]), wish="run")
-                )
-            elif not self._stopping:
-                self._crashed(mine, code)
+
+    def _listen(self, mine: Claimed) -> None:
+        """Keep what the process of a job said; start it again if it died."""
+        mine.listen(stopping=self._stopping)
         self._tell(mine)
+        if mine.may_start() and mine.record.id in self._mine and not self._stopping:
+            mine.start(self._settings, self._command, self._wake.set)
 
-    def _hear(self, mine: _Mine, said: Mapping[str, Any]) -> None:
-        kind = said.get("kind")
-        if kind == "progress":
-            self._progress(mine, said)
-        elif kind == "status":
-            mine.untold.append(News(status=self._forward(mine, said["status"])))
-        elif kind == "log" and mine.n_lines < _MAX_LINES:
-            mine.n_lines += 1
-            line = {"level": said["level"], "message": said["message"]}
-            mine.untold.append(News(events=(("log", line),)))
-        elif kind == "retried":
-            mine.untold.append(News(wish="run"))
-        elif kind == "ended":
-            mine.ended = dict(said)
-        elif kind == "stopped":
-            log.info("job %s stopped, and goes on later", mine.record.id)
-
-    def _progress(self, mine: _Mine, said: Mapping[str, Any]) -> None:
-        progress = said["progress"]
-        self._count(mine, progress)
-        before = mine.record.progress or {}
-        got_on = progress["shards_done"] != before.get("shards_done") or progress["pass_"] != before.get(
-            "pass_"
-        )
-        changed = progress["status"] != before.get("status")
-        now = self._clock()
-        # Ever rarer, so that a job of a week leaves some thousands of events, and none that was told is ever dropped.
-        due = now - mine.last_event >= max(_EVENT_S, float(progress.get("seconds") or 0) / 300)
-        events: tuple[tuple[Kind, Mapping[str, Any]], ...] = ()
-        if changed or due:
-            mine.last_event = now
-            events = (("progress", progress),)
-        elif mine.untold:
-            return
-        mine.untold.append(
-            News(
-                status=self._forward(mine, progress["status"]),
-                progress=progress,
-                crashes=0 if got_on else None,
-                events=events,
-            )
-        )
-
-    def _forward(self, mine: _Mine, status: Any) -> Any:
-        """Return a status that is further on than that of the job; a process that was started again begins anew."""
-        before = mine.record.status
-        is_on = status in _ORDER and before in _ORDER and _ORDER.index(status) > _ORDER.index(before)
-        return status if is_on else None
-
-    def _count(self, mine: _Mine, progress: Mapping[str, Any]) -> None:
-        """Tell the metrics which rows are done since; what an earlier process did was counted there."""
-        if not mine.counted and mine.record.progress:
-            mine.counted |= rows_of(mine.record.progress)
-        done = rows_of(progress)
-        for (of_pass, outcome), n in (done - mine.counted).items():
-            self._metrics.job_rows(of_pass, outcome, n)
-        mine.counted |= done
-
-    def _tell(self, mine: _Mine) -> None:
+    def _tell(self, mine: Claimed) -> None:
         """Keep what is to be kept of a job; what cannot be kept now is kept later."""
         while mine.untold:
             news = mine.untold[0]
@@ -320,63 +197,22 @@ class ServiceJobs:
                 self._looked = float("-inf")  # there is room for another
                 return
 
-    def _crashed(self, mine: _Mine, code: int) -> None:
-        crashes = mine.record.crashes + 1
-        how = f"signal {-code}" if code < 0 else f"code {code}"
-        log.warning("the process of job %s died with %s; time %d", mine.record.id, how, crashes)
-        line = {"level": "warning", "message": f"the job's process died ({how}); it goes on where it was"}
-        mine.untold.append(News(crashes=crashes, events=(("log", line),)))
-        if crashes > MAX_CRASHES:
-            self._fail(mine, crashes)
-        else:
-            mine.not_before = self._clock() + min(30.0, 0.5 * 2 ** (crashes - 1))
-
-    def _fail(self, mine: _Mine, crashes: int) -> None:
-        told = (
-            f"the job's process died {crashes} times without getting any further; the service's log says how. Ask its"
-            " operator about memory, or retry with smaller shards"
-        )
-        mine.untold.append(News(status="failed", errors=({"code": ServiceFailed.code, "message": told},)))
-        self._tell(mine)
-
-    def _cancel(self, mine: _Mine) -> None:
-        if mine.running is not None:
-            mine.running.send("cancel")
-        else:
-            mine.untold.append(News(status="cancelled"))
-
-    def _lost(self, mine: _Mine) -> None:
+    def _lost(self, mine: Claimed) -> None:
         """Leave a job to whoever has claimed it since."""
         log.warning("job %s was taken over; its process here is stopped", mine.record.id)
         if mine.running is not None:
             mine.running.clear()
         self._forget(mine)
 
-    def _forget(self, mine: _Mine) -> None:
+    def _forget(self, mine: Claimed) -> None:
         self._mine.pop(mine.record.id, None)
 
     def _stop_mine(self) -> None:
         """Stop what runs, and give back what has stopped."""
         for mine in list(self._mine.values()):
             if mine.running is not None:
-                if not mine.stopped:
-                    mine.stopped = True
-                    mine.running.send("stop")
+                mine.stop()
                 continue
             with suppress(ManyeyesError):  # else it is free once its lease is over
                 self._store.jobs.tell(mine.record.id, mine.claim, News(), release=True)
             self._forget(mine)
-
-
-def rows_of(progress: Mapping[str, Any]) -> Counter[tuple[str, str]]:
-    """Return the rows that a pass has done, by (pass, outcome).
-
-    >>> rows_of({"pass_": "votes", "counts": {"rows": 5, "labeled": 0, "abstained": 0, "failed": 2}})
-    Counter({('votes', 'done'): 3, ('votes', 'failed'): 2})
-    """
-    counts, of_pass = progress["counts"], str(progress["pass_"])
-    if of_pass == "votes":
-        outcomes = {"done": counts["rows"] - counts["failed"], "failed": counts["failed"]}
-    else:
-        outcomes = {what: counts[what] for what in ("labeled", "abstained", "failed")}
-    return Counter({(of_pass, outcome): int(n) for outcome, n in outcomes.items()})

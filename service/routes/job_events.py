@@ -23,8 +23,8 @@ from manyeyes.service.store.job_records import JobEvent, JobRecord
 
 HEARTBEAT_S: Final = 15.0
 """How often a comment says that the connection lives, where nothing else does."""
-MAX_STREAM_S: Final = 3600.0
-"""After which a stream ends, and its listener comes back: nothing is held forever for somebody who does not listen."""
+MAX_STREAM_S: Final = 900.0
+"""After which a stream ends, and its listener comes back, if its key still opens it: nothing is held forever."""
 _TICK_S: Final = 0.25
 _BLIND_S: Final = 1.0
 _PAGE: Final = 200

@@ -249,8 +249,8 @@ class Jobs:
             job = _get(connection, id, lock=True)
             if job.claim != claim:
                 return None
-            if job.status == "cancelling" and news.status not in (None, *FINAL):
-                # What it still says on its way down is no other way.
+            if job.status == "cancelling" and news.status not in FINAL:
+                # What it still says on its way down changes neither where it goes nor why.
                 _change(connection, job, now, News(events=news.events, progress=news.progress))
             else:
                 _change(connection, job, now, news)

@@ -13,11 +13,12 @@ from typing import Any
 import psutil
 import pytest
 
-from manyeyes.service.jobs import service_jobs
+from manyeyes.service.jobs import claimed
 from manyeyes.service.jobs.service_jobs import ServiceJobs
 from manyeyes.service.operations.metrics import Metrics
 from manyeyes.service.settings import ServiceSettings
 from manyeyes.service.store.ids import new_id
+from manyeyes.service.store.job_records import News
 from manyeyes.service.store.store import Store
 
 
@@ -110,7 +111,7 @@ def test_a_process_that_always_dies_ends_its_job(
     store: Store, replica: Callable[..., ServiceJobs], played: Callable[..., None], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(service_jobs, "MAX_CRASHES", 2)
+    monkeypatch.setattr(claimed, "MAX_CRASHES", 2)
     played("die", 7)
     id = add(store)
     replica()
@@ -119,11 +120,40 @@ def test_a_process_that_always_dies_ends_its_job(
     assert job.errors[0]["code"] == "service_failed" and "died 3 times" in job.errors[0]["message"]
 
 
+def test_one_that_dies_again_and_again_at_the_same_place_is_given_up(
+    store: Store, replica: Callable[..., ServiceJobs], played: Callable[..., None], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(claimed, "MAX_CRASHES", 2)
+    played("shards", 2, "sleep", 0.5, "kill")
+    id = add(store)
+    replica()
+    until(store, id, "failed")
+    # The first time it gets as far, and is not counted; then it gets no further.
+    assert len(starts(tmp_path)) in (3, 4)
+
+
+def test_a_cancel_is_heard_whatever_a_process_says_meanwhile(
+    store: Store, replica: Callable[..., ServiceJobs], played: Callable[..., None], tmp_path: Path
+) -> None:
+    played("sleep", 1.5, "log", "late", "shards", 1, "wait")
+    id = add(store)
+    jobs = replica()
+    starts(tmp_path, 1)
+    store.jobs.cancel(id, author="k")
+    claim = store.jobs.get(id).claim
+    assert claim is not None
+    store.jobs.tell(id, claim, News(wish="run"))  # as a retry says that it has begun
+    assert store.jobs.get(id).wish == "cancel"
+    jobs.nudge()
+    until(store, id, "cancelled")
+
+
 def test_one_that_gets_on_between_its_deaths_is_not_given_up(
     store: Store, replica: Callable[..., ServiceJobs], played: Callable[..., None], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(service_jobs, "MAX_CRASHES", 1)
+    monkeypatch.setattr(claimed, "MAX_CRASHES", 1)
     id = add(store)
     replica()
     for n in range(1, 5):
