@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -469,3 +471,47 @@ def test_a_job_with_a_real_model_gives_the_labels_of_a_labeler(
     again = run.again(STARTER.replace("the sea", "a sea"))
     again.votes()
     assert not again.computed()
+
+
+KILLED = """
+import sys, time
+from manyeyes.primitives.toy import ToyImage
+from manyeyes.service.jobs import work
+from manyeyes.service.jobs.manifest import read_manifest
+from manyeyes.service.jobs.storage import Storage
+from manyeyes.service.jobs.work import ShardWorker, WorkSpec
+
+compute = ToyImage.compute
+
+def slowly(self, batch):
+    time.sleep(0.02 * len(batch))
+    return compute(self, batch)
+
+ToyImage.compute = slowly
+storage = Storage.open(sys.argv[1])
+worker = ShardWorker(WorkSpec(sys.argv[1], sys.argv[2], "votes"), storage=storage)
+(shard,) = read_manifest(storage, sys.argv[3]).shards
+print("begun", flush=True)
+print(worker.do(shard, on_rows=lambda n, errors: print("rows", n, flush=True)))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_shard_is_done_by_the_next_worker_from_what_was_seen(
+    tmp_path: Path, begin: Any, told: Told, items_of: Any, paint: str
+) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(600):
+        Image.new("RGB", (8, 8), (i % 250, i // 250 * 100, (i * 7) % 250)).save(folder / f"{i:04}.png")
+    run = begin(folder, shard_rows=600)
+    order = [sys.executable, "-c", KILLED, run.storage.uri, run.job.id, run.manifest.id]
+    with subprocess.Popen(order, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while (line := process.stdout.readline()) != "rows 256\n":
+            assert line, "it ended before it was killed"
+        process.kill()
+    # The lease was of a process that is no more, which a worker on the same machine sees.
+    (outcome,) = run.votes()
+    assert 0 < outcome.commit.computed["toy"] <= 600 - 256
+    assert told(run.finish()) == told(Labeler(Recipe.parse(paint)).label(items_of(folder)))
