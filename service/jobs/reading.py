@@ -218,7 +218,7 @@ class Reader:
         try:
             got = obstore.get(store, key, options=options)
             meta = got.meta
-            if row.etag is not None and meta["e_tag"] not in (row.etag, None):
+            if row.etag is not None and meta["e_tag"] is not None and _bare(meta["e_tag"]) != _bare(row.etag):
                 raise SourceChanged(f"the object {_CHANGED}")
             wanted = meta["size"] if length is None else length
             if length is None:
@@ -234,6 +234,11 @@ class Reader:
         if len(data) != wanted:
             raise PassingFailure(f"the object ended after {len(data):,} of {wanted:,} bytes")
         return data
+
+
+def _bare(etag: str) -> str:
+    """Return an etag without its quotes, which Azure's listings leave out and its answers do not."""
+    return etag.removeprefix("W/").strip('"')
 
 
 def _joins(one: Row, other: Row) -> bool:
