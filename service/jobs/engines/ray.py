@@ -9,11 +9,13 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import socket
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -147,7 +149,8 @@ class RayEngine:
         """Reach the cluster, or begin one, and have the actors made; later passes use the same."""
         spec = self._spec
         if not self._ray.is_initialized():
-            self._reach()
+            with _signals_kept():
+                self._reach()
             self._owned = True
         self._reached.set()
         if spec.decoders and not self._decoders:
@@ -301,6 +304,19 @@ class _Waiting:
         if not self._ahead and not self._over and (shard := self.next()) is not None:
             self._ahead.append(shard)
         return bool(self._ahead)
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Give back the handlers of signals that Ray takes for itself: who runs the job says what they do."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in kept.items():
+                if handler is not None:  # one that Python did not set
+                    signal.signal(number, handler)
 
 
 def _knock(address: str) -> None:

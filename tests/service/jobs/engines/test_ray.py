@@ -26,6 +26,7 @@ from tests.service.jobs.toy_jobs import (
     paint,
     published,
     request,
+    start,
     wait_for,
     with_function,
 )
@@ -159,6 +160,37 @@ def test_is_cancelled_within_seconds(tmp_path: Path, functions: Path) -> None:
     before = n_commits(out)
     resumed = run_job(request(source, out, recipe=recipe, engine=EngineSpec(workers=8)))
     assert resumed.status == "completed" and before < 60, "threads go on with what actors left"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_within_seconds(tmp_path: Path, functions: Path, how: signal.Signals) -> None:
+    source, out = paint(tmp_path / "photos", 600), tmp_path / "out"
+    engine = EngineSpec(name="ray", workers=2)
+    asked = request(source, out, recipe=with_function("slow_in_actors:vote"), engine=engine)
+    running = start(asked, tmp_path / "first", path=functions)
+    wait_for(lambda: n_commits(out) >= 2, seconds=60)
+    began = time.monotonic()
+    running.send_signal(how)
+    told, _ = running.communicate(timeout=60)
+    assert time.monotonic() - began < 15
+    assert running.returncode == 0 and told.startswith("in_progress")
+    assert n_commits(out) < 60
+
+
+def test_a_killed_coordinator_leaves_nothing_but_what_was_done(tmp_path: Path, functions: Path) -> None:
+    source, recipe = paint(tmp_path / "photos", 200), with_function("slow_in_actors:vote")
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    run_job(request(source, whole, recipe=recipe, engine=EngineSpec(workers=8)))
+    asked = request(source, out, recipe=recipe, engine=EngineSpec(name="ray", workers=2))
+    running = start(asked, tmp_path / "killed", path=functions)
+    wait_for(lambda: n_commits(out) >= 3, seconds=60)
+    cluster = psutil.Process(running.pid).children(recursive=True)
+    running.kill()
+    running.communicate(timeout=10)
+    wait_for(lambda: not any(one.is_running() and one.status() != "zombie" for one in cluster), seconds=60)
+    done = run_job(asked.model_copy(update={"engine": EngineSpec(workers=8)}))
+    assert done.status == "completed"
+    assert published(out) == published(whole)
 
 
 def test_a_wholly_wrong_folder_fails_in_seconds(tmp_path: Path) -> None:
