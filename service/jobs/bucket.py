@@ -7,6 +7,7 @@ import logging
 import random
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -24,6 +25,8 @@ _BASE_S: Final = 0.2
 _MOST_S: Final = 10.0
 _CHECK_S: Final = 3.0
 """How long a check is tried: longer than a slip, and short enough for who waits before the screen."""
+_STOPPED_S: Final = 2.0
+"""How long a call is tried by whom is told to stop: a last word should get over a slip, but not wait for an outage."""
 _CHUNK_BYTES: Final = 8 * 2**20
 _NAMES: Final = 100
 """Names that are taken from a listing at once; no more than in a page, or one page that fails loses others."""
@@ -31,6 +34,7 @@ _CODE: Final = re.compile(r"<Code>([A-Za-z]{1,60})</Code>|\"(?:code|reason)\": ?
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _NO_BUCKET: Final = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
 _REDIRECT: Final = "redirect without LOCATION"
+_THERE: Final = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
 _PERMANENT: Final = (
     exceptions.PermissionDeniedError,
     exceptions.UnauthenticatedError,
@@ -53,6 +57,7 @@ class BucketPlace:
         self.uri = uri
         self._open_store = open_store
         self._patience_s = patience_s
+        self.stop: threading.Event = threading.Event()  # replaced by whoever wants to end the waiting
         # What obstore tries again by itself goes on where it stopped: a page of a listing, the rest of a body.
         self._store = open_store({"max_retries": 3, "retry_timeout": timedelta(seconds=20)})
 
@@ -90,7 +95,7 @@ class BucketPlace:
         def create() -> bool:
             try:
                 obstore.put(self._store, path, data, mode="create", use_multipart=False)
-            except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+            except _THERE:
                 # It may be ours: the answer to an earlier try, of obstore's or of this one, may have been lost.
                 try:
                     return self.get(path) == data
@@ -148,7 +153,12 @@ class BucketPlace:
         if not write:
             return
         path = f"_manyeyes/probe-{secrets.token_hex(8)}"
-        self._do("write", path, lambda: obstore.put(store, path, b"1", mode="create"), patience_s=_CHECK_S)
+
+        def probe() -> None:
+            with contextlib.suppress(*_THERE):  # an earlier try, whose answer was lost
+                obstore.put(store, path, b"1", mode="create")
+
+        self._do("write", path, probe, patience_s=_CHECK_S)
         try:
             if self.create(path, b"2"):
                 raise StorageFailed(
@@ -174,12 +184,16 @@ class BucketPlace:
             except (exceptions.BaseError, OSError, _Unlike) as error:
                 told = str(error)
                 waited = time.monotonic() - started
-                if _lasting(error, told) or waited >= patience_s:
+                if _lasting(error, told) or waited >= (_STOPPED_S if self.stop.is_set() else patience_s):
                     raise self._failed(what, path, error) from None
                 log.warning("cannot %s %s of %s: %s; trying again", what, path, self.uri, _brief(error, told))
             # Full jitter, so that those whom one outage stopped do not all come back at once.
             pause_s = random.uniform(0, min(_MOST_S, _BASE_S * 2**attempt))
-            time.sleep(min(pause_s, max(0.0, patience_s - waited)))
+            pause_s = min(pause_s, max(0.0, patience_s - waited))
+            if self.stop.is_set():
+                time.sleep(min(pause_s, _STOPPED_S / 4))
+            else:
+                self.stop.wait(pause_s)
             attempt += 1
 
     def _failed(self, what: str, path: str, error: BaseException) -> StorageFailed:

@@ -79,6 +79,7 @@ def run_job(
     how = _How(on_progress, stop or threading.Event(), buckets, lease_s)
     how.tell("the recipe, the models and the place are checked")
     storage = Storage.open(request.out, buckets=buckets)
+    storage.hurry(how.stop)
     with open_engine(request.engine, storage) as engine:
         recipe = _check(request, trusted=trusted, allowed_models=allowed_models, buckets=buckets)
         storage.check(write=True)
@@ -109,8 +110,9 @@ def resume_job(
     storage = Storage.open(out, buckets=buckets)
     job = find_job(storage, job_id)
     with open_engine(job.request.engine, storage) as engine:
-        storage.check(write=True)
         how = _How(on_progress, stop or threading.Event(), buckets, lease_s)
+        storage.hurry(how.stop)
+        storage.check(write=True)
         return _coordinate(job, job.request, read_manifest(storage, job.manifest), storage, engine, how)
 
 

@@ -98,6 +98,11 @@ class Storage:
     def __repr__(self) -> str:
         return f"Storage({self.uri!r})"
 
+    def hurry(self, stop: threading.Event) -> None:
+        """Wait for no outage any more once an event is set; calls that are waiting end within seconds, too."""
+        if isinstance(self._place, BucketPlace):
+            self._place.stop = stop
+
     def check(self, *, write: bool = False) -> None:
         """Find out in seconds whether it can be listed, and, with ``write``, written to as a job needs it.
 
