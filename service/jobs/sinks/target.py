@@ -115,6 +115,9 @@ class Writer(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
+        if self._raw.closed:
+            # The export has failed. Writers of Parquet and tars end their files when they are collected, all the same.
+            return len(view)
         self._raw.write(view)
         self._sha256.update(view)
         self._size += len(view)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import gc
 import io
 import json
 import os
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from manyeyes.errors import InvalidRequest, StorageFull
+from manyeyes.errors import InvalidRequest, StorageFailed, StorageFull
 from manyeyes.primitives.base import Features
 from manyeyes.primitives.image import DTYPE as FACTS
 from manyeyes.primitives.image import perceptual_hash
@@ -61,9 +61,8 @@ def test_the_report_and_the_marker_say_what_is_there(paint: Made, tmp_path: Path
     assert told["complete"] is True and told["digest"] == report.digest
     assert told["dataset"]["recipe_version"] == paint.versions.recipe
     assert told["options"]["splits"] == SPLITS and "overwrite" not in told["options"]
-    digest = hashlib.sha256()
     named = {path: data for path, data in files_of(tmp_path / "out").items() if path != MARKER}
-    assert report.files == len(named) and len(report.digest) == len(digest.hexdigest())
+    assert report.files == len(named) and len(report.digest) == 64
     assert json.loads(json.dumps(report.to_dict()))["format"] == "coco"
 
 
@@ -165,6 +164,31 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
 def test_missing_classes_are_fine_where_one_says_so(paint: Made, tmp_path: Path) -> None:
     options = {"splits": {"train": 0.97, "test": 0.03}, "allow_missing_classes": True}
     assert export(paint, str(tmp_path / "out"), format="imagefolder", options=options).rows == 30
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_an_error_in_the_middle_leaves_nothing_and_no_warning(
+    paint: Made, tmp_path: Path, format: str, place: str
+) -> None:
+    class Failing(Made):
+        passes = 0
+
+        def rows(self) -> Iterator[tuple[Row, Label]]:
+            self.passes += 1
+            for i, pair in enumerate(self.given):
+                if self.passes == 2 and i == 20:
+                    raise StorageFailed("the bucket went away")
+                yield pair
+
+    made = Failing(paint.recipe, paint.versions, paint.given)
+    out = str(tmp_path / "out") if place == "folder" else f"memory://exports-failing-{format}/a"
+    with pytest.raises(StorageFailed, match="went away"):
+        export(made, out, format=format)
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+    if place == "bucket":
+        assert json.loads(Storage.open(out).get(MARKER)) == {"complete": False}
 
 
 class TestFolders:
@@ -287,6 +311,7 @@ def planted(
     return replace(paint, given=[given[i] for i in order], shard_rows=64), owner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_copies_stay_together_and_the_fractions_hold(
     planted: tuple[Made, dict[str, str]], tmp_path: Path, seed: int
@@ -308,6 +333,7 @@ def test_copies_stay_together_and_the_fractions_hold(
             assert report.classes[split][name] == pytest.approx(fraction * of_class, abs=6)
 
 
+@pytest.mark.slow
 def test_without_looking_copies_would_be_divided(
     planted: tuple[Made, dict[str, str]], tmp_path: Path
 ) -> None:
@@ -321,6 +347,7 @@ def test_without_looking_copies_would_be_divided(
     assert sum(len(found) > 1 for found in sides.values()) > 20
 
 
+@pytest.mark.slow
 def test_stored_hashes_keep_copies_together_without_fetching(
     planted: tuple[Made, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,6 +382,7 @@ def test_rows_of_one_product_and_equal_texts_stay_together(paint: Made, tmp_path
     assert report.groups is not None and report.groups["largest"] > 4
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, paint: Made) -> None:
     """A hundred times the images of a megabyte, and the same memory."""
     import tracemalloc

@@ -64,6 +64,7 @@ def planted(coco128: Path) -> tuple[list[bytes], list[int], list[str]]:
     return data, owner, how
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [True, False])
 def test_every_copy_is_found_and_nothing_else(
     planted: Any, exact: bool, monkeypatch: pytest.MonkeyPatch
