@@ -203,6 +203,11 @@ def test_verify_says_what_is_wrong(tmp_path: Path, photos: Path, recipe: Path) -
     assert re.search(r"labels/part-00000000\.parquet +damaged +is not what was written", result.stdout)
     found = json.loads(call("verify", out, "--json", "--sample", "0", code=1).stdout)
     assert (found["ok"], found["findings"][0]["kind"]) == (False, "damaged")
+    (out / "README.md").unlink()
+    result = call("verify", out, "--repair")
+    assert "was written again" in result.stderr
+    assert "everything is as it says" in result.stdout
+    assert call("verify", out).stdout == result.stdout
 
 
 def test_a_dataset_is_exported(tmp_path: Path, photos: Path, recipe: Path) -> None:

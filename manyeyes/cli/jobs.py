@@ -229,12 +229,18 @@ def verify_dataset(
         bool,
         typer.Option("--trust-recipe", help="Let its recipe run functions and load files that it names."),
     ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Write what was published again, from what the job keeps of it."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Hold a dataset to its digests and counts, and make a sample of its labels again, bit for bit."""
     from manyeyes.commands import dataset as command
 
-    raise typer.Exit(command.verify(out, sample=sample, seed=seed, trusted=trust_recipe, as_json=as_json))
+    raise typer.Exit(
+        command.verify(out, sample=sample, seed=seed, trusted=trust_recipe, repair=repair, as_json=as_json)
+    )
 
 
 @app.command("export")

@@ -17,20 +17,32 @@ _SHOWN: Final = 50
 _DONE_BY_NAME: Final = ("min_confidence", "soft_labels", "reasons", "abstained", "splits", "seed")
 
 
-def verify(out: str, *, sample: int, seed: int, trusted: bool, as_json: bool) -> int:
-    """Hold a dataset to what it says; return 0, or 1 where something is not so."""
+def verify(out: str, *, sample: int, seed: int, trusted: bool, repair: bool, as_json: bool) -> int:
+    """Hold a dataset to what it says; return 0, or 1 where something is not so.
+
+    repair: whether what was published is written again from what the job keeps, if something is not so.
+    """
     with jobs_needed():
         from manyeyes.service.jobs import verify as verifying
+        from manyeyes.service.jobs.provenance import settle
+        from manyeyes.service.jobs.storage import Storage
     console = screen.err()
     with console.status("verifying") as status:
 
         def show(what: str, done: int, total: int) -> None:
             status.update(f"verifying {what}: {done:,} of {total:,}")
 
-        found = verifying.verify(absolute(out), sample=sample, seed=seed, trusted=trusted, progress=show)
+        storage = Storage.open(absolute(out))
+        found = verifying.verify(storage, sample=sample, seed=seed, trusted=trusted, progress=show)
+        repaired = repair and not found.ok
+        if repaired:
+            settle(storage)
+            found = verifying.verify(storage, sample=sample, seed=seed, trusted=trusted, progress=show)
     if as_json:
         print(json.dumps(asdict(found) | {"ok": found.ok}, indent=2))  # noqa: T201
         return 0 if found.ok else 1
+    if repaired:
+        screen.say("What was published was written again from what the job keeps.")
     if found.findings:
         rows = [(one.where, one.kind, one.message) for one in found.findings[:_SHOWN]]
         more = f" (the first {_SHOWN})" if len(found.findings) > _SHOWN else ""

@@ -55,7 +55,11 @@ def read_published(storage: Storage) -> Published:
 
 
 def settle(storage: Storage) -> Published:
-    """Bring a place to the state of its latest publication; return what that says. Raises as ``publish`` does."""
+    """Bring a place to the state of its latest publication; return what that says.
+
+    So it also mends files that were damaged since, from what the job keeps. Raises as ``publish`` does, and NotFound
+    where nothing was published or the job's folder is gone.
+    """
     while True:
         number, job, generation = _latest(storage)
         told = _kept(storage, job, generation)
@@ -74,8 +78,6 @@ def settle(storage: Storage) -> Published:
 
 def kept_publication(storage: Storage) -> Published:
     """Return what was published last, as the job's folder keeps it. Raises NotFound, or InvalidRequest if damaged."""
-    if not _numbers(storage):
-        raise NotFound(f"there are no publications in {storage.uri}")
     _, job, generation = _latest(storage)
     path = layout.published_file(job, generation)
     return Published.from_bytes(storage.get(path), where=f"{path!r} of {storage.uri}")
@@ -142,8 +144,12 @@ def _read(storage: Storage, number: int) -> tuple[str, int]:
 
 
 def _latest(storage: Storage) -> tuple[int, str, int]:
-    number = _numbers(storage)[-1]
-    return number, *_read(storage, number)
+    numbers = _numbers(storage)
+    if not numbers:
+        raise NotFound(
+            f"nothing says what was published in {storage.uri}; run the job again in an empty place"
+        )
+    return numbers[-1], *_read(storage, numbers[-1])
 
 
 def _numbers(storage: Storage) -> list[int]:

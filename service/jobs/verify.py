@@ -118,7 +118,7 @@ class _Verifying:
                 self.find(
                     "provenance",
                     layout.PUBLISHED,
-                    f"is not what was published last ({differ}); run the job again, which publishes it again",
+                    f"is not what was published last ({differ}); manyeyes verify --repair writes that again",
                 )
         return told
 
