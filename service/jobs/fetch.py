@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, TypeAlias
@@ -80,10 +80,10 @@ class Fetcher:
         self.close()
 
     def close(self) -> None:
-        """End its threads; whoever still iterates gets no more rows."""
+        """End it at once; whoever still iterates gets no more rows. A thread that waits for a store ends with that."""
         self._closing.set()
-        self._threads.shutdown(cancel_futures=True)
-        self._in_turn.shutdown(cancel_futures=True)
+        for pool in (self._threads, self._in_turn):
+            pool.shutdown(wait=False, cancel_futures=True)
         self._reader.close()
 
     def fetch(
@@ -108,6 +108,8 @@ class Fetcher:
                     if positions is None:
                         is_more = False
                         break
+                    if stop.is_set() or self._closing.is_set():
+                        return
                     ahead = self._begin([rows[position] for position in positions], positions, attempts, stop)
                     waiting.append(ahead)
                     n_rows += len(positions)
@@ -122,6 +124,9 @@ class Fetcher:
                 n_bytes -= first.n_bytes
                 for position, (got, n_attempts) in zip(first.positions, results, strict=True):
                     yield position, got, n_attempts
+        except (CancelledError, RuntimeError):
+            if not self._closing.is_set():
+                raise
         finally:
             for ahead in waiting:
                 ahead.future.cancel()

@@ -10,6 +10,7 @@ import datetime as dt
 import decimal
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final, Literal, TypeAlias
 
 from manyeyes.errors import InvalidItem, InvalidSource, StorageFailed, UnreadableItem
@@ -203,7 +204,9 @@ class ParquetImages:
 
         group, row, column = int((parts := member.split(":", 2))[0]), int(parts[1]), parts[2]
         if self._table is None or self._table[0] != uri:
-            file = RangeFile(self._places.object(uri), chunk=BUFFER_BYTES)
+            place = self._places.object(uri)
+            # Trying again for long is the fetcher's business.
+            file = RangeFile(replace(place, storage=place.quick), chunk=BUFFER_BYTES)
             self._table, self._batches = (uri, file, open_parquet(file, uri)), None
         _, file, table = self._table
         if etag is not None and file.etag != etag:

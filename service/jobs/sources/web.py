@@ -40,6 +40,7 @@ class WebReader:
         self._thread: threading.Thread | None = None
         self._stack = AsyncExitStack()
         self._session: WebSession | None = None
+        self._opening = asyncio.Lock()
 
     def get(self, url: str, *, max_bytes: int) -> bytes:
         """Return what is at a URL. Raises an ItemError."""
@@ -47,11 +48,13 @@ class WebReader:
         loop = self._started()
 
         async def get() -> bytes:
-            if self._session is None:
-                self._session = await self._stack.enter_async_context(self._web.session())
+            async with self._opening:
+                if self._session is None:
+                    self._session = await self._stack.enter_async_context(self._web.session())
+                session = self._session
             try:
                 with anyio.fail_after(self._settings.fetch_timeout_s):
-                    return await self._session.get(checked, max_bytes=max_bytes, hold=lambda n: None)
+                    return await session.get(checked, max_bytes=max_bytes, hold=lambda n: None)
             except TimeoutError as error:
                 raise FetchFailed(
                     f"the item could not be fetched within {self._settings.fetch_timeout_s:g} s"
@@ -61,13 +64,22 @@ class WebReader:
             return asyncio.run_coroutine_threadsafe(get(), loop).result()
 
     def close(self) -> None:
-        """Close its connections, and end its thread."""
+        """Close its connections, end what is under way, and its thread."""
         with self._lock:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = self._session = None
         if loop is None or thread is None:
             return
-        asyncio.run_coroutine_threadsafe(self._stack.aclose(), loop).result(timeout=10)
+
+        async def end() -> None:
+            # Whoever waits for one of these would wait for ever once the loop stands still.
+            others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await self._stack.aclose()
+
+        asyncio.run_coroutine_threadsafe(end(), loop).result(timeout=10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(timeout=10)
         loop.close()

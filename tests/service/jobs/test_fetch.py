@@ -15,12 +15,14 @@ import pytest
 
 from manyeyes.errors import FetchFailed, ItemError, by_code
 from manyeyes.service.fetching.buckets import Buckets
+from manyeyes.service.fetching.settings import FetchSettings
 from manyeyes.service.jobs.fetch import PASSING_CODES, Fetcher
 from manyeyes.service.jobs.reading import Reader
 from manyeyes.service.jobs.shapes import Row, Source
 from manyeyes.service.jobs.sources import open_source
 from manyeyes.service.jobs.storage import Storage
 from manyeyes.settings import Limits
+from tests.service.fetching.sites import a_site
 from tests.service.jobs.faulty_s3 import FAULTS, FaultyS3, seeded
 
 
@@ -180,6 +182,29 @@ class TestAhead:
         started = time.monotonic()
         list(coming)
         assert time.monotonic() - started < 5
+
+    def test_closing_does_not_wait_for_a_store_that_hangs(self, uri: str, data_s3: FaultyS3) -> None:
+        rows = listed(uri)
+        data_s3.hang_s = 3.0
+        data_s3.plan = lambda method, path, before: "hang"
+        with a_site() as site:
+            rows.append(Row("slow", uri=f"http://127.0.0.1:{site.port}/slow"))
+            web = FetchSettings(
+                fetch_hosts=(f"127.0.0.1:{site.port}",), fetch_http=True, fetch_networks="127.0.0.0/8"
+            )  # type: ignore[arg-type]
+            fetcher = Fetcher(web=web)
+            coming = fetcher.fetch(rows[::-1], attempts=1)
+            ended: list[object] = []
+            thread = threading.Thread(target=lambda: ended.append(list(coming)))
+            thread.start()
+            time.sleep(0.5)
+            started = time.monotonic()
+            fetcher.close()
+            assert time.monotonic() - started < 2
+            thread.join(timeout=10)
+            assert not thread.is_alive()
+            assert len(ended) == 1  # not by an error
+            assert list(fetcher.fetch(rows, attempts=1)) == []
 
     def test_two_may_fetch_at_once(self, uri: str) -> None:
         rows = listed(uri)
