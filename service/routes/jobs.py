@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
+import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
@@ -56,6 +57,7 @@ _Last = Annotated[
     ),
 ]
 _STREAM: Final = {"text/event-stream": {"schema": ref("JobEventOut")}}
+_AT_ONCE: Final = 8
 _TAKES: Final = (404, 408, 409, 413, 415, 422)
 
 
@@ -65,6 +67,8 @@ def make_router(service: Service) -> APIRouter:
     settings = service.settings
     buckets = Buckets.load(settings.buckets_file)
     listeners = Listeners(service, most=settings.jobs_max_listeners)
+    # A bucket that does not answer is waited for by these alone, and not by all threads of the service.
+    places = anyio.CapacityLimiter(_AT_ONCE)
 
     @router.post(
         "/v1/jobs",
@@ -100,7 +104,7 @@ def make_router(service: Service) -> APIRouter:
             jobs.nudge()
             return told(request, job_answer(job), status=201, location=f"/v1/jobs/{job.id}")
 
-        answer = await anyio.to_thread.run_sync(work)
+        answer = await anyio.to_thread.run_sync(work, limiter=places)
         request.state.facts["job"] = answer.headers["location"].rpartition("/")[2]
         return answer
 
@@ -228,7 +232,7 @@ def make_router(service: Service) -> APIRouter:
             found = store.jobs.get(job_id, key_id=mine)
             return told(request, read_labels(found, buckets, start=int(cursor or 0), limit=limit))
 
-        return await anyio.to_thread.run_sync(work)
+        return await anyio.to_thread.run_sync(work, limiter=places)
 
     return router
 

@@ -226,3 +226,33 @@ def test_retry_and_what_cannot_be_retried(
     until(http, id, "completed")
     assert starts(tmp_path)[-1]["task"]["wish"] == "retry"
     assert starts(tmp_path)[-1]["task"]["job"] == "core0"
+
+
+def test_a_bucket_that_does_not_answer_is_no_fault_of_the_service(
+    settings_of: Callable[..., ServiceSettings], buckets_file: Path, played: Callable[..., None]
+) -> None:
+    with buckets_file.open("a") as file:
+        file.write("away: {url: 's3://away', write: true, endpoint: 'http://127.0.0.1:1', anonymous: true}\n")
+    call = {"recipe": "paint", "items": [{"id": "a", "text": "red"}], "out": "s3://away/a"}
+    with TestClient(create_app(settings_of())) as http:
+        began = time.monotonic()
+        refused = http.post("/v1/jobs", json=call)
+        assert (refused.status_code, refused.json()["code"]) == (502, "storage_failed"), refused.text
+        assert time.monotonic() - began < 40
+        assert "127.0.0.1" not in refused.text
+        assert http.get("/v1/jobs").json()["data"] == []
+        assert http.get("/readyz").status_code == 200
+
+
+def test_a_job_that_runs_leaves_the_service_ready(http: TestClient, played: Callable[..., None]) -> None:
+    played("shards", 1, "wait")
+    id = http.post("/v1/jobs", json=CALL).json()["id"]
+    until(http, id, "in_progress")
+    assert http.get("/readyz").json()["status"] == "ready"
+    page = http.get("/metrics").text
+    assert (
+        'manyeyes_jobs{status="in_progress"} 1.0' in page or 'manyeyes_jobs{status="validating"} 1.0' in page
+    )
+    assert "manyeyes_decode_processes 0.0" in page, "a job's process is none that decodes"
+    http.post(f"/v1/jobs/{id}/cancel")
+    until(http, id, "cancelled")
