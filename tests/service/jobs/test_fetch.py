@@ -26,15 +26,26 @@ from tests.service.fetching.sites import a_site
 from tests.service.jobs.faulty_s3 import FAULTS, FaultyS3, seeded
 
 
-@pytest.fixture
-def uri(data_s3: FaultyS3, tmp_path: Path) -> str:
-    """Return a prefix with 60 objects, ``00.jpg`` and so on, of 1,000 bytes and more."""
-    uri = f"s3://data/{tmp_path.name}"
+def lay(uri: str, n: int = 60) -> str:
+    """Put objects ``00.jpg`` and so on, of 1,000 bytes and more."""
     storage = Storage.open(uri)
-    for n in range(60):
-        storage.put(f"{n:02}.jpg", b"%02d" % n * (500 + n))
-    data_s3.forget()
+    for i in range(n):
+        storage.put(f"{i:02}.jpg", b"%02d" % i * (500 + i))
     return uri
+
+
+@pytest.fixture(scope="module")
+def objects(shared_s3: FaultyS3) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in shared_s3.env(straight=True).items():
+            patch.setenv(name, value)
+        return lay("s3://data/sixty")
+
+
+@pytest.fixture
+def uri(objects: str, data_s3: FaultyS3) -> str:
+    """Return a prefix with 60 objects, which nobody changes."""
+    return objects
 
 
 def listed(uri: str) -> list[Row]:
@@ -89,7 +100,8 @@ def test_what_is_final_is_asked_once(uri: str, data_s3: FaultyS3, answer: tuple[
     assert data_s3.happened[answer] == 1
 
 
-def test_what_changed_or_is_gone_is_told_so(uri: str) -> None:
+def test_what_changed_or_is_gone_is_told_so(data_s3: FaultyS3, tmp_path: Path) -> None:
+    uri = lay(f"s3://data/{tmp_path.name}", 6)
     rows = listed(uri)
     storage = Storage.open(uri)
     storage.put("03.jpg", b"other")
