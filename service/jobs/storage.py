@@ -68,7 +68,7 @@ class Storage:
         uri = os.fspath(uri)
         if buckets is not None:
             bucket, key = buckets.place(uri)
-            place: Place = BucketPlace(uri.rstrip("/"), _opener(bucket, key), patience_s=patience_s)
+            place: Place = BucketPlace(uri.rstrip("/"), opener(bucket, key), patience_s=patience_s)
             return cls(uri.rstrip("/"), place, buckets=buckets, patience_s=patience_s, writable=bucket.write)
         scheme, found, rest = uri.partition("://")
         if not found or scheme == "file":
@@ -84,7 +84,7 @@ class Storage:
                 f"{uri!r} names no bucket; write it as {scheme}://bucket or {scheme}://bucket/folder"
             )
         uri = uri.rstrip("/")
-        place = BucketPlace(uri, _opener_of_environment(uri), patience_s=patience_s)
+        place = BucketPlace(uri, opener_of_environment(uri), patience_s=patience_s)
         return cls(uri, place, buckets=None, patience_s=patience_s, writable=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -188,11 +188,13 @@ def _client_options() -> dict[str, Any]:
     return {"read_timeout": timedelta(seconds=wait_s), "timeout": timedelta(seconds=20 * wait_s)}
 
 
-def _opener(bucket: Bucket, key: str) -> Any:
+def opener(bucket: Bucket, key: str) -> Any:
+    """Return what opens obstore's store of a place in an operator's bucket, given its ``retry_config``."""
     return lambda retry: bucket.open(key, retry_config=retry, client_options=_client_options())
 
 
-def _opener_of_environment(uri: str) -> Any:
+def opener_of_environment(uri: str) -> Any:
+    """Return what opens obstore's store of an address, given its ``retry_config``; the environment signs in."""
     if uri.startswith("memory://"):
         with _memories_lock:
             memory = _memories.setdefault(uri, MemoryStore())

@@ -13,13 +13,12 @@ from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
 from manyeyes.errors import AddressRefused, InvalidSource, NotFound, StorageFailed, nearest
-from manyeyes.service.fetching.buckets import Buckets, open_bucket
-from manyeyes.service.jobs.storage import Meta, Storage
+from manyeyes.service.fetching.buckets import Buckets
+from manyeyes.service.jobs.storage import Meta, Storage, opener, opener_of_environment
 
 BUCKET_SCHEMES: Final = ("s3", "gs", "az", "memory")
 WEB_SCHEMES: Final = ("http", "https")
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
-_TIMEOUT_S: Final = 60
 _QUICK_S: Final = 5.0
 
 
@@ -147,23 +146,9 @@ class Places:
             bucket = None
         with self._lock:
             if root not in self._stores:
-                options: dict[str, Any] = {"timeout": timedelta(seconds=_TIMEOUT_S)}
-                retry: Any = {"max_retries": 0, "retry_timeout": timedelta(seconds=_TIMEOUT_S)}
-                if bucket is not None:
-                    store = bucket.open("", retry_config=retry, client_options=options)
-                else:
-                    if _is_plain_http(root):
-                        options["allow_http"] = True
-                    store = open_bucket(root, retry_config=retry, client_options=options)
-                self._stores[root] = store
+                opened = opener_of_environment(root) if bucket is None else opener(bucket, "")
+                self._stores[root] = opened({"max_retries": 0, "retry_timeout": timedelta(seconds=1)})
             return self._stores[root], key
-
-
-def _is_plain_http(uri: str) -> bool:
-    variables = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-    return uri.startswith("s3://") and any(
-        os.environ.get(name, "").startswith("http://") for name in variables
-    )
 
 
 def listed(storage: Storage, uri: str) -> Iterator[Meta]:

@@ -63,8 +63,12 @@ def test_bytes_come_in_order(uri: str) -> None:
     assert fetched(listed(uri)) == [(b"%02d" % n * (500 + n), 1) for n in range(60)]
 
 
-@pytest.mark.parametrize("fault", ["error", "slow_down", "reset", "half"])
-def test_what_passes_is_tried_again(uri: str, data_s3: FaultyS3, fault: Any) -> None:
+@pytest.mark.parametrize("fault", ["error", "slow_down", "reset", "half", "hang"])
+def test_what_passes_is_tried_again(
+    uri: str, data_s3: FaultyS3, fault: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MANYEYES_STORAGE_TIMEOUT_S", "0.3" if fault == "hang" else "30")
+    data_s3.hang_s = 1.0
     rows = listed(uri)
     data_s3.plan = lambda method, path, before: fault if "07.jpg" in path and before < 2 else None
     found = fetched(rows)
