@@ -252,3 +252,24 @@ def test_what_is_said_while_the_database_is_away_is_kept_once_it_is_back(
         time.sleep(2.5)
     until(store, id, "completed")
     assert [event.data["message"] for event in store.jobs.events(id, kinds=("log",))] == ["one", "two"]
+
+
+def test_replicas_that_share_a_postgres_run_each_job_once(
+    postgres_url: str,
+    settings_of: Callable[..., ServiceSettings],
+    played: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    played("shards", 2, "sleep", 0.2, "end", "completed")
+    settings = settings_of(store_url=postgres_url, jobs_lease_s=30)
+    stores = [Store.open(postgres_url) for _ in range(2)]
+    ids = [add(stores[0]) for _ in range(6)]
+    replicas = [ServiceJobs(store, settings, Metrics()) for store in stores]
+    for jobs in replicas:
+        jobs.start()
+    for id in ids:
+        until(stores[1], id, "completed", timeout_s=40)
+    for jobs, store in zip(replicas, stores, strict=True):
+        assert jobs.drain(10)
+        store.close()
+    assert len(starts(tmp_path)) == len(ids)
