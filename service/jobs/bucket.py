@@ -34,6 +34,7 @@ _CODE: Final = re.compile(r"<Code>([A-Za-z]{1,60})</Code>|\"(?:code|reason)\": ?
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _NO_BUCKET: Final = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
 _REDIRECT: Final = "redirect without LOCATION"
+_ABSENT: Final = (exceptions.NotFoundError, FileNotFoundError)
 _THERE: Final = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
 _PERMANENT: Final = (
     exceptions.PermissionDeniedError,
@@ -85,7 +86,13 @@ class BucketPlace:
         def put() -> None:
             if not isinstance(data, bytes):
                 data.seek(0)
-            obstore.put(self._store, path, data, chunk_size=_CHUNK_BYTES)
+            try:
+                obstore.put(self._store, path, data, chunk_size=_CHUNK_BYTES)
+            except _ABSENT as error:
+                if any(word in str(error) for word in _NO_BUCKET):
+                    raise
+                # Of an upload in pieces that was completed by an earlier try, whose answer was lost.
+                raise _Unlike("the upload that it belongs to is gone") from None
 
         self._do("write", path, put)
 
@@ -177,7 +184,7 @@ class BucketPlace:
                 return call()
             except (NotFound, StorageFailed):
                 raise
-            except (exceptions.NotFoundError, FileNotFoundError) as error:
+            except _ABSENT as error:
                 if any(word in str(error) for word in _NO_BUCKET):
                     raise self._failed(what, path, error) from None
                 raise NotFound(f"there is no {path!r} in {self.uri}") from None
