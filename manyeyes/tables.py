@@ -82,7 +82,10 @@ def csv_rows(
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, InvalidItem(f"{where}, line {line} is not CSV: {error}; check its quotes")
+            hint = "check its quotes"
+            if "field limit" in str(error):
+                hint = "check its quotes, and put images into files, JSONL or Parquet"
+            yield line, InvalidItem(f"{where}, line {line} is not CSV: {error}; {hint}")
             continue
         if not cells:
             continue

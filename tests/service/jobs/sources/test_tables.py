@@ -123,6 +123,12 @@ class TestText:
             assert {row.id: one for row, one in zip(listed.rows, listed.got, strict=True)} == images
             assert [row.size for row in listed.rows] == [len(data) for data in images.values()]
 
+    def test_a_cell_that_is_too_large_for_csv(self, tmp_path: Path) -> None:
+        (tmp_path / "t.csv").write_text(f"id,image_base64\na,{encoded(bytes(200_000))}\nb,{encoded(b'1')}\n")
+        listed = read(str(tmp_path / "t.csv"))
+        assert [getattr(one, "code", one) for one in listed.got] == ["invalid_item", b"1"]
+        assert "JSONL or Parquet" in str(listed.got[0])
+
     def test_columns_by_other_names(self, lay: Lay) -> None:
         where = lay({"t.csv": b"sku,photo,title,image\nA1,img/1.jpg,words,front\n", **IMAGES})
         columns = {"id": "sku", "image": "photo", "text": "title"}
