@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from manyeyes.settings import Limits
     from manyeyes.types import ImageSource
 
-FETCH_ROWS: Final = 64
+FETCH_ROWS: Final = 16
 """Rows that a decoder is given at once."""
-_MOST_KEPT: Final = 4096
+_MOST_KEPT: Final = 1024
+"""Images that are decoded and wait; a worker has two chunks of 256 rows in hand."""
 
 Decoded: TypeAlias = "tuple[bytes | ItemError | None, int, DecodedImage | ItemError | None]"
 """The bytes of a row or what is wrong with it, attempts made, and the pixels, or what is wrong with these."""
@@ -80,14 +81,17 @@ class Fed:
 
     Pixels are used where they are what would be decoded here: the same bytes, to the same side. The first images are
     decoded here, which shows the side that the models want. A decoder that is lost is replaced by this process.
+
+    ahead: how often decoders are asked before the first answer is used.
     """
 
-    def __init__(self, decoders: Sequence[Any], ray: Any, buckets: Buckets | None) -> None:
+    def __init__(self, decoders: Sequence[Any], ray: Any, buckets: Buckets | None, *, ahead: int = 2) -> None:
         self._decoders = list(decoders)
+        self._ahead = ahead
         self._ray = ray
         self._buckets = buckets
         self._lock = threading.Lock()
-        self._turn = 0
+        self._turn = os.getpid()  # where workers begin, so that they do not all ask the same one
         self._side: tuple[int | None] | None = None
         self._kept: dict[tuple[bytes, int | None], DecodedImage | ItemError] = {}
         self._own: Any = None
@@ -100,7 +104,7 @@ class Fed:
         waiting: deque[tuple[int, Sequence[Row], tuple[int | None] | None, Any]] = deque()
         start = 0
         while True:
-            while start < len(rows) and len(waiting) < 2 * len(self._decoders):
+            while start < len(rows) and len(waiting) < self._ahead:
                 some = rows[start : start + FETCH_ROWS]
                 waiting.append((start, some, self._side, self._ask(some, attempts)))
                 start += len(some)
@@ -131,6 +135,11 @@ class Fed:
                 self.n_used += 1
                 return pixels
         return decode_image(source, limits, least_side=least_side)
+
+    def close(self) -> None:
+        """End the threads that fetched in place of decoders."""
+        if self._own is not None:
+            self._own.close()
 
     def _ask(self, rows: Sequence[Row], attempts: int) -> Any:
         side = self._side
@@ -167,9 +176,10 @@ class WorkerActor:
     Its methods are called by several threads: ``do`` by one, beside the others.
     """
 
-    def __init__(self, decoders: Sequence[Any], one_core: bool) -> None:
+    def __init__(self, decoders: Sequence[Any], ahead: int, one_core: bool) -> None:
         self._core = take_core() if one_core else None
         self._decoders = decoders
+        self._ahead = ahead
         self._worker: Any = None
         self._stop = threading.Event()
         self._told = _Told()
@@ -206,7 +216,7 @@ class WorkerActor:
             return ShardWorker(spec)
         import ray
 
-        self.fed = Fed(self._decoders, ray, spec.buckets)
+        self.fed = Fed(self._decoders, ray, spec.buckets, ahead=self._ahead)
         return ShardWorker(spec, fetcher=self.fed, decode=self.fed.decode)
 
 

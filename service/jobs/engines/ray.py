@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -194,7 +195,8 @@ class RayEngine:
         made = self._ray.remote(
             num_cpus=1, num_gpus=self._spec.gpus, max_concurrency=3, max_restarts=0, max_task_retries=0
         )(WorkerActor)
-        handle = made.remote(self._decoders, not self._spec.gpus)
+        ahead = 2 * math.ceil(len(self._decoders) / self._n_workers())
+        handle = made.remote(self._decoders, max(2, ahead), not self._spec.gpus)
         return _Actor(handle, handle.ready.remote())
 
     def _hand_out(self, waiting: _Waiting, spec: WorkSpec) -> None:
