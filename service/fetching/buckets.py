@@ -102,6 +102,10 @@ class Bucket(BaseModel):
             raise ValueError("`anonymous` sends no credentials, so there can be none beside it")
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not its store, which holds the credentials: another process has them in its own environment.
+        return Bucket.model_validate, (self.model_dump(),)
+
     @property
     def scheme(self) -> str:
         return self.url.partition("://")[0]
