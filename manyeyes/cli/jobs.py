@@ -281,7 +281,7 @@ def export_dataset(
     option: Annotated[
         list[str] | None,
         typer.Option(
-            "--option", metavar="NAME=VALUE", help="Any other option of docs/jobs.md, as group_by=brand."
+            "--option", metavar="NAME=VALUE", help="Any other option of docs/exports.md, as group_by=brand."
         ),
     ] = None,
     as_json: AsJson = False,
