@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -244,6 +245,7 @@ def _process(pid: int) -> dict[str, Any] | None:
     return None if state in "ZX" else {"machine": machine, "pid": pid, "started": int(told[18])}
 
 
+@cache
 def _machine() -> str | None:
     """Return what names this machine since it was started, and this container on it; None where that is not known."""
     try:
