@@ -101,6 +101,15 @@ class TestEveryVerbGetsOverIt:
         assert list(commits.all()) == [mine]
 
 
+def test_a_conflict_of_writers_is_no_answer(s3: FaultyS3) -> None:
+    """S3 says 409 where two create at once, and neither may have; whoever hears it asks again."""
+    place = open_place()
+    s3.plan = first((409, "ConditionalRequestConflict"))
+    assert place.create("a", b"mine")
+    assert place.get("a") == b"mine"
+
+
+@pytest.mark.slow
 def test_a_listing_goes_on_where_it_broke(s3: FaultyS3) -> None:
     """Three pages, each of which fails: no name twice, none left out."""
     place = open_place()
