@@ -107,8 +107,8 @@ def connection_class(settings: ConnectionSettings, front: Front | None = None) -
             if refused is None or front is None or self.transport.is_closing():
                 return
             close = late or self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
+            front.answered(refused)  # before the caller can ask what was counted
             self.transport.write(refused.answer(self.server_state.default_headers, close=close))
-            front.answered(refused)
             self.server_state.total_requests += 1
             self._begin()
             if late:
