@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from manyeyes.errors import StorageFailed
-from manyeyes.service.jobs.events import ENDED, first_event, tell, tell_status
+from manyeyes.service.jobs.events import ENDED, first_event, last_status, tell, tell_status
 from manyeyes.service.jobs.progress import Book, OnProgress, Watch
 from manyeyes.service.jobs.shapes import Commit, JobStatus, Manifest, PassName, Progress
 from manyeyes.service.jobs.storage import Storage
@@ -48,6 +48,7 @@ class Reporter:
         self._shards = 0
         self._milestone = 0
         self._n_problems = 0
+        self._spoke = False
         self._others: Watch | None = None
         first = first_event(storage, job)
         before = (
@@ -76,9 +77,12 @@ class Reporter:
             self._others = Watch(self._storage, self._job)
 
     def say(self, status: JobStatus, message: str) -> None:
-        """Change the job's status, for everybody to see."""
+        """Change the job's status, for everybody to see; one that others completed meanwhile stays so."""
         self.say_here(status, message)
-        tell_status(self._storage, self._job, status, message)
+        last = last_status(self._storage, self._job) if self._spoke else None
+        self._spoke = True
+        if status in ENDED or last is None or last.status != "completed":
+            tell_status(self._storage, self._job, status, message)
 
     def say_here(self, status: JobStatus, message: str) -> None:
         """Change the job's status for the caller alone."""

@@ -45,6 +45,7 @@ class LocalEngine:
             )
         self._workers = spec.workers or default_workers()
         self._storage = storage
+        self._worker: ShardWorker | None = None
 
     def run(
         self,
@@ -56,7 +57,9 @@ class LocalEngine:
         on_rows: OnRows | None = None,
     ) -> None:
         """Work on shards on threads that share one worker; see ``Engine``."""
-        crew = _Crew(ShardWorker(spec, storage=self._storage), iter(shards), on_outcome, stop, on_rows)
+        if self._worker is None or self._worker.spec != spec:
+            self._worker = ShardWorker(spec, storage=self._storage)
+        crew = _Crew(self._worker, iter(shards), on_outcome, stop, on_rows)
         crew.work(self._workers)
 
     def call(self, function: Callable[..., T], *args: Any, stop: threading.Event) -> T:
