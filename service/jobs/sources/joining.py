@@ -124,14 +124,15 @@ def _added(rows: list[Row], join: Join, index: _Index, skipped: Counter[str]) ->
 
 
 def _key(row: Row, join: Join) -> str:
-    """Return what names a row in the table.
+    """Return what names a row in the table; keys are of UTF-8, and what is none fits nothing.
 
     >>> [_key(Row("cats/a.b.jpg"), Join(table="t.csv", on=on)) for on in ("id", "name", "stem")]
     ['cats/a.b.jpg', 'a.b.jpg', 'a.b']
     """
+    row_id = row.id.encode("utf-8", "replace").decode()
     if join.on == "id":
-        return row.id
-    name = row.id.rpartition("/")[2]
+        return row_id
+    name = row_id.rpartition("/")[2]
     if join.on == "name":
         return name
     head, dot, _ = name.rpartition(".")

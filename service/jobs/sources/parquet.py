@@ -70,8 +70,8 @@ def parquet_rows(
     for group in range(table.num_row_groups):
         n_rows = table.metadata.row_group(group).num_rows
         done = 0
-        presence = _presence(table, group, image, kind)
         try:
+            presence = _presence(table, group, image, kind)
             for row, present in _group_rows(table, group, wanted, image, kind, presence):
                 n += 1
                 where = f"{name}, row {n}"

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from manyeyes.errors import InvalidItem, InvalidSource, ItemError
+from manyeyes.errors import InvalidItem, InvalidSource, ItemError, StorageFailed
 from manyeyes.service.jobs.sources.parquet import flat_columns, open_parquet, plain
 from manyeyes.service.jobs.sources.places import Place, Places
 from manyeyes.service.jobs.sources.streams import Lines, RangeFile
@@ -43,6 +43,11 @@ def records(place: Place, places: Places, *, key: str, limits: Limits) -> Iterat
         if not isinstance(told, str) or not told:
             yield InvalidItem(f"{where}: {key} must be a text or a whole number, got {told!r}")
             continue
+        try:
+            told.encode()
+        except UnicodeEncodeError:
+            yield InvalidItem(f"{where}: {key} is not UTF-8; save the table as UTF-8")
+            continue
         metadata = metadata_cells(row, from_csv=from_csv, where=where)
         yield InvalidItem(str(metadata)) if isinstance(metadata, ItemError) else (told, metadata)
 
@@ -69,6 +74,8 @@ def _lines(
 
 
 def _parquet(place: Place, key: str, name: str) -> Iterator[tuple[str, dict[str, Any] | ItemError]]:
+    import pyarrow as pa
+
     table = open_parquet(RangeFile(place, chunk=2**20), name)
     columns = flat_columns(table.schema_arrow)
     if key not in columns:
@@ -76,7 +83,19 @@ def _parquet(place: Place, key: str, name: str) -> Iterator[tuple[str, dict[str,
             f"the joined table {name} has no column {key!r}; it has {', '.join(columns[:20])}"
         )
     n = 0
-    for batch in table.iter_batches(_BATCH, columns=columns, use_threads=False):
-        for row in batch.to_pylist():
+    batches = table.iter_batches(_BATCH, columns=columns, use_threads=False)
+    while True:
+        try:
+            rows = next(batches).to_pylist()
+        except StopIteration:
+            return
+        except (InvalidSource, StorageFailed):
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
+            # Not one row of many: without it, rows would be labeled as if nothing were known of them.
+            raise InvalidSource(
+                f"the joined table {name} is damaged after {n:,} rows ({error}); write it anew"
+            ) from error
+        for row in rows:
             n += 1
             yield f"{name}, row {n}", {one: plain(cell) for one, cell in row.items() if cell is not None}

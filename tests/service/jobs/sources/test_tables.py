@@ -7,11 +7,14 @@ import datetime as dt
 import decimal
 import io
 import json
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from manyeyes.errors import InvalidSource, ItemError
@@ -344,6 +347,27 @@ class TestParquet:
         assert len(listed.rows) == 201
         assert listed.rows[-1].id == "t.parquet#300"
 
+    @settings(max_examples=100, deadline=None)
+    @given(st.data())
+    def test_any_bytes_changed_never_raise_anything_else(self, data: st.DataObject) -> None:
+        images = [{"bytes": b"p%d" % n, "path": None} if n % 7 else None for n in range(30)]
+        whole = {
+            "parquet": bytearray(parquet(pa.table({"image": images, "text": ["t"] * 30}), row_group_size=20)),
+            "csv": bytearray(b'id,image,text,image_base64,n\na,a.jpg,t,,3\nb,,"x\ny",aGk=,4\n'),
+            "jsonl": bytearray(b'{"id":"a","image":"a.jpg"}\n{"image_base64":"aGk=","text":"x"}\n'),
+        }
+        kind = data.draw(st.sampled_from(sorted(whole)))
+        changed = whole[kind]
+        for _ in range(data.draw(st.integers(1, 8))):
+            changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"t.{kind}")
+            path.write_bytes(changed)
+            try:
+                read(str(path))
+            except InvalidSource:
+                return
+
     def test_what_is_no_parquet(self, tmp_path: Path) -> None:
         for data in (b"", b"PAR1", b"x" * 1000, b"PAR1" + b"x" * 100 + b"PAR1"):
             (tmp_path / "t.parquet").write_bytes(data)
@@ -419,6 +443,14 @@ class TestJoin:
             read(str(tmp_path / "in"), join={"table": str(tmp_path / "none.csv")})
         with pytest.raises(InvalidSource, match="not named as a table"):
             read(str(tmp_path / "in"), join={"table": str(tmp_path / "in" / "a.jpg")})
+
+    def test_a_key_that_is_no_utf8_is_passed_over(self, tmp_path: Path) -> None:
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "a.jpg").write_bytes(b"1")
+        (tmp_path / "m.csv").write_bytes(b"id,k\n\xff\xfe,1\na.jpg,2\n")
+        listed = read(str(tmp_path / "in"), join={"table": str(tmp_path / "m.csv")})
+        assert listed.rows[0].metadata == '{"k":2}'
+        assert listed.skipped["row of the joined table that cannot be read"] == 1
 
     def test_a_table_larger_than_a_batch(self, tmp_path: Path) -> None:
         pq.write_table(
