@@ -15,7 +15,7 @@ from typing import Final
 from manyeyes.errors import InvalidRequest, ManyeyesError, StorageFailed
 from manyeyes.service.fetching.buckets import Buckets
 from manyeyes.service.jobs.breaker import Hopeless, Watched, too_many
-from manyeyes.service.jobs.control import cancel, find_job, is_cancelled, retry_failed
+from manyeyes.service.jobs.control import cancel, find_job, is_cancelled, is_published, retry_failed
 from manyeyes.service.jobs.engines.base import Engine
 from manyeyes.service.jobs.fitting import fit_on_votes
 from manyeyes.service.jobs.generations import read_generation
@@ -132,7 +132,7 @@ class Coordinator:
             self._tell.say("finalizing", "labels are written")
             self._pass("labels", newest, range(len(shards)))
         self._tell.say("finalizing", "labels are published")
-        self._alone(len(shards) + 1, lambda: publish(self.storage, self.job.id, newest))
+        self._alone(len(shards) + 1, lambda: self._publish(newest))
 
     def _pass(self, pass_: PassName, generation: int, places: Sequence[int]) -> None:
         done = self._tell.book.tally(pass_, generation).done
@@ -177,6 +177,10 @@ class Coordinator:
             self._go_on()
         if failed:
             raise failed[0]
+
+    def _publish(self, generation: int) -> None:
+        if not is_published(self.storage, self.job.id):
+            publish(self.storage, self.job.id, generation)
 
     def _spec(self, pass_: PassName, generation: int) -> WorkSpec:
         return WorkSpec(
