@@ -111,6 +111,7 @@ def retry_failed(storage: Storage, job_id: str, *, every: bool = False) -> Gener
     if not shards:
         return None
     generation = add_generation(storage, job.id, shards, again)
+    storage.delete([cancel_file(job.id)])  # a wish that came too late was not meant for this try
     tell_status(
         storage,
         job.id,

@@ -14,6 +14,7 @@ from manyeyes.errors import InvalidRequest
 from manyeyes.service.jobs.breaker import Watched, spread, too_many
 from manyeyes.service.jobs.events import events_of
 from manyeyes.service.jobs.generations import latest_generation, read_generation
+from manyeyes.service.jobs.layout import cancel_file
 from manyeyes.service.jobs.run import find_job, progress_of, resume_job, retry_failed, run_job
 from manyeyes.service.jobs.shapes import Breaker, Counts
 from manyeyes.service.jobs.storage import Storage
@@ -126,6 +127,16 @@ def test_every_failure_may_be_tried_again(tmp_path: Path) -> None:
     assert latest_generation(storage, job) == 1 and read_generation(storage, job, 1) == generation
     done = resume_job(str(out))
     assert (done.status, done.counts.failed) == ("completed", 2), "they are still damaged"
+
+
+def test_a_wish_to_stop_that_came_too_late_stops_no_retry(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    job = run_job(request(paint(tmp_path / "photos", 30, broken=[2]), out)).job
+    storage = Storage.open(str(out))
+    storage.put(cancel_file(job), b"{}")
+    assert resume_job(str(out)).status == "completed"
+    assert retry_failed(storage, job, every=True) is not None
+    assert resume_job(str(out)).status == "completed"
 
 
 def test_tells_what_happened_with_numbers_that_never_repeat(tmp_path: Path, moody: Path) -> None:
