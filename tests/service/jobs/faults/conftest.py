@@ -8,7 +8,7 @@ import pytest
 
 from tests.service.jobs.faulty_s3 import FaultyS3, faulty_s3, nothing
 
-WAIT_S = 0.3
+WAIT_S = 0.25
 """How long a client waits for an answer here; a hanging one takes longer."""
 
 

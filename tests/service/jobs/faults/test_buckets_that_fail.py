@@ -33,7 +33,9 @@ def first(fault: Fault, times: int = 1) -> Callable[[str, str, int], Fault | Non
     return lambda method, path, before: fault if before < times else None
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=[pytest.mark.slow] if "hang" in fault else []) for fault in FAULTS]
+)
 class TestEveryVerbGetsOverIt:
     def test_create(self, s3: FaultyS3, fault: Fault) -> None:
         """Also where it was done, and only the answer lost: it is not taken for another's."""
