@@ -99,10 +99,10 @@ def peak_bytes() -> int:
 
 def work(kind: str, n_rows: int, folder: str) -> dict[str, float]:
     """List so many rows of a kind, and write their manifest; return seconds and bytes. In a process of its own."""
-    from manyeyes.service.jobs.manifest import update_manifest, write_manifest
+    from manyeyes.service.jobs.manifests.manifest import update_manifest, write_manifest
+    from manyeyes.service.jobs.places.storage import Storage
     from manyeyes.service.jobs.shapes import Row, Source
     from manyeyes.service.jobs.sources import open_source
-    from manyeyes.service.jobs.storage import Storage
 
     storage = Storage.open(f"{folder}/out-{kind}-{n_rows}")
     uris = {
@@ -187,7 +187,7 @@ def lay(kind: str, n_rows: int, folder: str) -> None:
 
 def fetching(folder: str, n_files: int) -> list[Bar]:
     """Measure what fetching adds to reading files one after the other."""
-    from manyeyes.service.jobs.fetch import Fetcher
+    from manyeyes.service.jobs.manifests.fetch import Fetcher
     from manyeyes.service.jobs.shapes import Source
     from manyeyes.service.jobs.sources import open_source
 

@@ -96,10 +96,10 @@ def install(folder: Path) -> None:
 
 def begin(folder: Path, name: str, *, shards: int, shard_rows: int, seconds: float) -> tuple[Any, Any, Any]:
     """Return the place, the manifest and the job of so many shards."""
-    from manyeyes.service.jobs.job import write_job
-    from manyeyes.service.jobs.manifest import write_manifest
+    from manyeyes.service.jobs.manifests.manifest import write_manifest
+    from manyeyes.service.jobs.places.storage import Storage
     from manyeyes.service.jobs.shapes import JobRequest, Row, Source
-    from manyeyes.service.jobs.storage import Storage
+    from manyeyes.service.jobs.work.job import write_job
 
     storage = Storage.open(str(folder / name))
     rows: Iterable[Row] = (Row(id=f"{name}-{i}", text=f"{name} {i}") for i in range(shards * shard_rows))
@@ -114,7 +114,7 @@ def measure_scale(folder: Path, *, per_actor: int) -> list[Bar]:
     """Let 1, 2, 4 and 8 actors do as many shards each; what the first one does is what each should do."""
     from manyeyes.service.jobs.engines.base import open_engine
     from manyeyes.service.jobs.shapes import EngineSpec, Shard
-    from manyeyes.service.jobs.work import Outcome, WorkSpec
+    from manyeyes.service.jobs.work.worker import Outcome, WorkSpec
 
     bars: list[Bar] = []
     alone = 0.0
@@ -153,11 +153,11 @@ def measure_scale(folder: Path, *, per_actor: int) -> list[Bar]:
 
 def measure_shards(folder: Path, *, n_shards: int) -> list[Bar]:
     """Lease and commit many shards, list them, and read what they come to, as workers and coordinators do."""
-    from manyeyes.service.jobs.commits import Commits
-    from manyeyes.service.jobs.leases import Leases
-    from manyeyes.service.jobs.progress import progress_of
+    from manyeyes.service.jobs.places.commits import Commits
+    from manyeyes.service.jobs.places.leases import Leases
+    from manyeyes.service.jobs.progress.progress import progress_of
     from manyeyes.service.jobs.shapes import Commit, Counts
-    from manyeyes.service.jobs.work import ShardWorker, WorkSpec
+    from manyeyes.service.jobs.work.worker import ShardWorker, WorkSpec
 
     storage, manifest, job = begin(folder, "many", shards=n_shards, shard_rows=1, seconds=0)
     leases = Leases(storage, job.id, "votes", 0)

@@ -12,7 +12,7 @@
 >>> [(label.id, label.status, label.label) for label in labels]
 [('1', 'labeled', 'blue'), ('2', 'abstained', None)]
 
-What a batch job wrote is opened with ``manyeyes.service.jobs.dataset.Dataset``, or, as plain Parquet, with
+What a batch job wrote is opened with ``manyeyes.service.jobs.datasets.dataset.Dataset``, or, as plain Parquet, with
 ``pandas.read_parquet(f"{out}/labels")``, ``polars.read_parquet(f"{out}/labels/*.parquet")`` or
 ``pyarrow.dataset.dataset(f"{out}/labels")``.
 """

@@ -29,7 +29,7 @@ from manyeyes.service.context import Service
 from manyeyes.service.decoding.decoders import decoder_for
 from manyeyes.service.errors import handle_errors
 from manyeyes.service.fetching.fetcher import Fetcher
-from manyeyes.service.jobs.service_jobs import ServiceJobs
+from manyeyes.service.jobs.serving.service_jobs import ServiceJobs
 from manyeyes.service.middleware.bodies import BodyLimit
 from manyeyes.service.middleware.connections import connection_class
 from manyeyes.service.middleware.door import Door

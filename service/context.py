@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from manyeyes.service.access.keyring import Keyring
 from manyeyes.service.fetching.fetcher import Fetcher
-from manyeyes.service.jobs.service_jobs import ServiceJobs
+from manyeyes.service.jobs.serving.service_jobs import ServiceJobs
 from manyeyes.service.operations.metrics import Metrics
 from manyeyes.service.operations.readiness import Readiness
 from manyeyes.service.pipeline.engine import Engine

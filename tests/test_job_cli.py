@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from manyeyes.commands.job_progress import figures, shown, what
-from manyeyes.service.jobs.dataset import Dataset
+from manyeyes.service.jobs.datasets.dataset import Dataset
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import Counts, Progress
-from manyeyes.service.jobs.storage import Storage
 from tests.service.jobs.faulty_s3 import faulty_s3
 from tests.service.jobs.toy_jobs import RECIPE, n_commits, paint, wait_for, with_function
 from tests.test_cli import call

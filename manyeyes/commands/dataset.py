@@ -23,9 +23,9 @@ def verify(out: str, *, sample: int, seed: int, trusted: bool, repair: bool, as_
     repair: whether what was published is written again from what the job keeps, if something is not so.
     """
     with jobs_needed():
-        from manyeyes.service.jobs import verify as verifying
-        from manyeyes.service.jobs.provenance import settle
-        from manyeyes.service.jobs.storage import Storage
+        from manyeyes.service.jobs.datasets import verify as verifying
+        from manyeyes.service.jobs.datasets.provenance import settle
+        from manyeyes.service.jobs.places.storage import Storage
     console = screen.err()
     with console.status("verifying") as status:
 
@@ -76,7 +76,7 @@ def export(
 ) -> int:
     """Write a dataset in another format; return 0, or 1 where nothing was left to write."""
     with jobs_needed():
-        from manyeyes.service.jobs.dataset import Dataset
+        from manyeyes.service.jobs.datasets.dataset import Dataset
         from manyeyes.service.jobs.sinks.base import ExportOptions
         from manyeyes.service.jobs.sinks.export import export as write
         from manyeyes.service.jobs.sinks.export import sink_of

@@ -114,8 +114,8 @@ def resume(out: str, job: str | None, *, as_json: bool) -> int:
 def retry(out: str, job: str | None, *, every: bool, as_json: bool) -> int:
     """Try the failed rows of a job again; return the exit code as ``run`` does."""
     with jobs_needed():
+        from manyeyes.service.jobs.places.storage import Storage
         from manyeyes.service.jobs.run import find_job, retry_failed
-        from manyeyes.service.jobs.storage import Storage
     storage = Storage.open(absolute(out))
     found = find_job(storage, job).id
     if retry_failed(storage, found, every=every) is None:
@@ -185,7 +185,7 @@ def checked() -> Iterator[None]:
 def _until_it_ends(
     work: Callable[[Any, threading.Event], Progress], *, out: str, go_on: str, as_json: bool
 ) -> int:
-    from manyeyes.service.jobs.events import ENDED
+    from manyeyes.service.jobs.progress.events import ENDED
     from manyeyes.service.jobs.run import stopped_by_signals
 
     stop = threading.Event()
@@ -213,8 +213,8 @@ def _until_it_ends(
 
 def _tell(out: str) -> None:
     """Show what a dataset holds."""
-    from manyeyes.service.jobs.provenance import read_published
-    from manyeyes.service.jobs.storage import Storage
+    from manyeyes.service.jobs.datasets.provenance import read_published
+    from manyeyes.service.jobs.places.storage import Storage
 
     try:
         told = read_published(Storage.open(out))

@@ -16,8 +16,8 @@ from manyeyes.commands.job import STOPPED, absolute, jobs_needed
 from manyeyes.commands.job_progress import figures, shown, what
 
 if TYPE_CHECKING:
+    from manyeyes.service.jobs.places.storage import Storage
     from manyeyes.service.jobs.shapes import Progress
-    from manyeyes.service.jobs.storage import Storage
 
 _LOOK_S: Final = 1.0
 _JOB: Final = re.compile(r"_manyeyes/jobs/([0-9a-f]+)/job\.json")
@@ -31,7 +31,7 @@ def status(out: str, job: str | None, *, follow: bool, as_json: bool) -> int:
     watch = Watch(storage, find_job(storage, job).id)
     progress = watch.progress()
     if follow:
-        from manyeyes.service.jobs.events import ENDED
+        from manyeyes.service.jobs.progress.events import ENDED
 
         try:
             with shown() as show:
@@ -51,7 +51,7 @@ def status(out: str, job: str | None, *, follow: bool, as_json: bool) -> int:
 def logs(out: str, job: str | None, *, follow: bool, as_json: bool) -> int:
     """Print the events of a job; return 0."""
     storage = _open(out)
-    from manyeyes.service.jobs.events import ENDED
+    from manyeyes.service.jobs.progress.events import ENDED
     from manyeyes.service.jobs.run import events_of, find_job
 
     found, last, ended = find_job(storage, job).id, 0, False
@@ -94,10 +94,10 @@ def list_jobs(out: str, *, as_json: bool) -> int:
     """List the jobs of a place; return 0."""
     storage = _open(out)
     from manyeyes.errors import NotFound
-    from manyeyes.service.jobs.control import read_latest
-    from manyeyes.service.jobs.job import read_job
-    from manyeyes.service.jobs.progress import progress_of
-    from manyeyes.service.jobs.provenance import read_published
+    from manyeyes.service.jobs.datasets.provenance import read_published
+    from manyeyes.service.jobs.progress.latest import read_latest
+    from manyeyes.service.jobs.progress.progress import progress_of
+    from manyeyes.service.jobs.work.job import read_job
 
     ids = [matched[1] for meta in storage.list("_manyeyes/jobs") if (matched := _JOB.fullmatch(meta.path))]
     latest = read_latest(storage)
@@ -144,7 +144,7 @@ def list_jobs(out: str, *, as_json: bool) -> int:
 
 def _open(out: str) -> Storage:
     with jobs_needed():
-        from manyeyes.service.jobs.storage import Storage
+        from manyeyes.service.jobs.places.storage import Storage
     return Storage.open(absolute(out))
 
 

@@ -16,24 +16,18 @@ from manyeyes.errors import InvalidRequest, NotFound
 from manyeyes.labeler import Labeler
 from manyeyes.recipe import Recipe
 from manyeyes.service.fetching.buckets import Buckets
-from manyeyes.service.jobs.control import (
-    cancel,
-    find_job,
-    is_published,
-    retry_failed,
-    take_up,
-    write_latest,
-)
-from manyeyes.service.jobs.coordinator import LEASE_S, Coordinator
+from manyeyes.service.jobs.coordination.control import cancel, is_published, retry_failed, take_up
+from manyeyes.service.jobs.coordination.coordinator import LEASE_S, Coordinator
 from manyeyes.service.jobs.engines.base import Engine, open_engine
-from manyeyes.service.jobs.events import events_of, last_status, tell_status
-from manyeyes.service.jobs.gold import read_gold
-from manyeyes.service.jobs.job import Job, read_label_model_files, write_job
-from manyeyes.service.jobs.manifest import read_manifest, update_manifest, write_manifest
-from manyeyes.service.jobs.progress import OnProgress, Watch, progress_of
+from manyeyes.service.jobs.manifests.manifest import read_manifest, update_manifest, write_manifest
+from manyeyes.service.jobs.places.storage import Storage
+from manyeyes.service.jobs.progress.events import events_of, last_status, tell_status
+from manyeyes.service.jobs.progress.latest import find_job, write_latest
+from manyeyes.service.jobs.progress.progress import OnProgress, Watch, progress_of
 from manyeyes.service.jobs.shapes import Counts, JobRequest, Manifest, Progress, Row
 from manyeyes.service.jobs.sources import open_source
-from manyeyes.service.jobs.storage import Storage
+from manyeyes.service.jobs.work.gold import read_gold
+from manyeyes.service.jobs.work.job import Job, read_label_model_files, write_job
 
 __all__ = [
     "Watch",

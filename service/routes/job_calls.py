@@ -13,8 +13,8 @@ from manyeyes.registry import load
 from manyeyes.service.context import Service
 from manyeyes.service.fetching.buckets import Buckets
 from manyeyes.service.jobs.layout import submitted_folder
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import Breaker, EngineSpec, JobRequest, Join, Source
-from manyeyes.service.jobs.storage import Storage
 from manyeyes.service.recipes import ServedRecipe, resolve
 from manyeyes.service.schemas.jobs import JobCall, JobSource
 from manyeyes.service.settings import ServiceSettings

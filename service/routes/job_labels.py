@@ -6,8 +6,8 @@ from typing import Any
 
 from manyeyes.errors import NotFound
 from manyeyes.service.fetching.buckets import Buckets
-from manyeyes.service.jobs.provenance import read_published
-from manyeyes.service.jobs.storage import Storage
+from manyeyes.service.jobs.datasets.provenance import read_published
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.routes.job_calls import PATIENCE_S
 from manyeyes.service.store.job_records import JobRecord
 from manyeyes.sinks import labels_of_table

@@ -13,7 +13,7 @@ from manyeyes.errors import NotFound
 from manyeyes.service.access.callers import LOCAL, caller_of, needs
 from manyeyes.service.context import Service
 from manyeyes.service.fetching.buckets import Buckets
-from manyeyes.service.jobs.service_jobs import ServiceJobs
+from manyeyes.service.jobs.serving.service_jobs import ServiceJobs
 from manyeyes.service.routes.answers import answers, ref
 from manyeyes.service.routes.job_answers import job_answer, line_answer
 from manyeyes.service.routes.job_calls import read_submission

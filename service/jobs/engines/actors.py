@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from manyeyes.primitives.base import DecodedImage
     from manyeyes.service.fetching.buckets import Buckets
     from manyeyes.service.jobs.shapes import Row, Shard
-    from manyeyes.service.jobs.work import Outcome, WorkSpec
+    from manyeyes.service.jobs.work.worker import Outcome, WorkSpec
     from manyeyes.settings import Limits
     from manyeyes.types import ImageSource
 
@@ -60,7 +60,7 @@ class DecoderActor:
         """Return what was asked for, in the order of the rows; whatever is wrong with one is in its place."""
         from manyeyes.errors import ItemError
         from manyeyes.primitives.images import decode_image
-        from manyeyes.service.jobs.fetch import Fetcher
+        from manyeyes.service.jobs.manifests.fetch import Fetcher
 
         if self._fetcher is None:
             self._fetcher = Fetcher(buckets=ask.buckets)
@@ -152,7 +152,7 @@ class Fed:
     def _take(
         self, coming: Any, rows: Sequence[Row], attempts: int, stop: threading.Event | None
     ) -> Iterator[Decoded]:
-        from manyeyes.service.jobs.fetch import Fetcher
+        from manyeyes.service.jobs.manifests.fetch import Fetcher
 
         try:
             yield from self._ray.get(coming)
@@ -210,7 +210,7 @@ class WorkerActor:
         self._stop.set()
 
     def _open(self, spec: WorkSpec) -> Any:
-        from manyeyes.service.jobs.work import ShardWorker
+        from manyeyes.service.jobs.work.worker import ShardWorker
 
         if not self._decoders or spec.pass_ != "votes":
             return ShardWorker(spec)

@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import Any, Final, Protocol, Self, TypeAlias, TypeVar, cast
 
 from manyeyes.errors import ManyeyesError, StorageFailed, StorageFull
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import EngineSpec, Shard
-from manyeyes.service.jobs.storage import Storage
-from manyeyes.service.jobs.work import OnRows, Outcome, WorkSpec
+from manyeyes.service.jobs.work.worker import OnRows, Outcome, WorkSpec
 
 T = TypeVar("T")
 OnOutcome: TypeAlias = Callable[[Shard, Outcome], None]

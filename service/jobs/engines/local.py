@@ -17,9 +17,9 @@ from typing import Any, Final, Self, TypeVar
 
 from manyeyes.errors import InvalidRequest
 from manyeyes.service.jobs.engines.base import OnOutcome, failed
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import EngineSpec, Shard
-from manyeyes.service.jobs.storage import Storage
-from manyeyes.service.jobs.work import OnRows, ShardWorker, WorkSpec
+from manyeyes.service.jobs.work.worker import OnRows, ShardWorker, WorkSpec
 
 log: Final = logging.getLogger("manyeyes.service.jobs")
 

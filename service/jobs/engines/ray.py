@@ -24,9 +24,9 @@ from typing import Any, Final, Self, TypeVar
 from manyeyes.errors import InvalidRequest, MissingDependency, ServiceUnavailable
 from manyeyes.service.jobs.engines.actors import DecoderActor, WorkerActor
 from manyeyes.service.jobs.engines.base import CRASHED, OnOutcome, failed
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import EngineSpec, Shard
-from manyeyes.service.jobs.storage import Storage
-from manyeyes.service.jobs.work import OnRows, Outcome, WorkSpec
+from manyeyes.service.jobs.work.worker import OnRows, Outcome, WorkSpec
 
 log: Final = logging.getLogger("manyeyes.service.jobs")
 

@@ -49,7 +49,7 @@ class Bytes(Protocol):
 
 
 class Dataset(Protocol):
-    """What is exported: a finished job, as ``manyeyes.service.jobs.dataset.Dataset`` opens it."""
+    """What is exported: a finished job, as ``manyeyes.service.jobs.datasets.dataset.Dataset`` opens it."""
 
     @property
     def recipe(self) -> Recipe: ...

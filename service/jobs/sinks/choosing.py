@@ -21,12 +21,12 @@ import numpy.typing as npt
 
 from manyeyes.errors import InvalidRequest, ItemError
 from manyeyes.primitives.duplicates import duplicate_groups
-from manyeyes.service.jobs.lookalikes import joined, rows_alike
 from manyeyes.service.jobs.shapes import Row
 from manyeyes.service.jobs.sinks.base import WHOLE, Dataset, ExportOptions, Wants, has_image
+from manyeyes.service.jobs.sinks.lookalikes import joined, rows_alike
 from manyeyes.service.jobs.sinks.names import needs_digest, stem_key, stem_of
+from manyeyes.service.jobs.sinks.splits import split_key, split_rows
 from manyeyes.service.jobs.sinks.stored import image_features, stored
-from manyeyes.service.jobs.splits import split_key, split_rows
 from manyeyes.types import Label
 
 _EXAMPLES: Final = 10

@@ -16,6 +16,7 @@ from manyeyes.primitives.exif import orientation
 from manyeyes.primitives.images import FORMATS as IMAGE_FORMATS
 from manyeyes.primitives.images import pillows_open
 from manyeyes.service.fetching.buckets import Buckets
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import Row
 from manyeyes.service.jobs.sinks.base import (
     Boxes,
@@ -31,7 +32,6 @@ from manyeyes.service.jobs.sinks.choosing import Chosen, choose, fetched, select
 from manyeyes.service.jobs.sinks.names import stem_of, suffix_of, unmistakable
 from manyeyes.service.jobs.sinks.stored import boxes_of, find_detector
 from manyeyes.service.jobs.sinks.target import Target
-from manyeyes.service.jobs.storage import Storage
 from manyeyes.types import Label
 
 FORMATS: Final[Mapping[str, str]] = {

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Final, Self, TypeVar
 
 from manyeyes.errors import InvalidRequest, NotFound, StorageFailed, StorageFull
-from manyeyes.service.jobs.storage import Storage
+from manyeyes.service.jobs.places.storage import Storage
 
 T = TypeVar("T")
 

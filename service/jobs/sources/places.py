@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from manyeyes.errors import AddressRefused, InvalidSource, NotFound, StorageFailed, nearest
 from manyeyes.service.fetching.buckets import Buckets
-from manyeyes.service.jobs.storage import Meta, Storage, opener, opener_of_environment
+from manyeyes.service.jobs.places.storage import Meta, Storage, opener, opener_of_environment
 
 BUCKET_SCHEMES: Final = ("s3", "gs", "az", "memory")
 WEB_SCHEMES: Final = ("http", "https")

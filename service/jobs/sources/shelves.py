@@ -25,10 +25,10 @@ from manyeyes.errors import (
     UnreadableItem,
 )
 from manyeyes.service.jobs.layout import OWN
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.sources.beside import WRITTEN, WRITTEN_BY_A_JOB
 from manyeyes.service.jobs.sources.entries import Entry
 from manyeyes.service.jobs.sources.places import file_uri, listed
-from manyeyes.service.jobs.storage import Storage
 
 _RUN: Final = 50_000
 _HELD: Final = (b".", b"__MACOSX/", OWN.encode())

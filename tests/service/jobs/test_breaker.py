@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manyeyes.errors import InvalidRequest
-from manyeyes.service.jobs.breaker import Watched, spread, too_many
-from manyeyes.service.jobs.events import events_of
-from manyeyes.service.jobs.generations import latest_generation, read_generation
+from manyeyes.service.jobs.coordination.breaker import Watched, spread, too_many
 from manyeyes.service.jobs.layout import cancel_file
+from manyeyes.service.jobs.places.storage import Storage
+from manyeyes.service.jobs.progress.events import events_of
 from manyeyes.service.jobs.run import find_job, progress_of, resume_job, retry_failed, run_job
 from manyeyes.service.jobs.shapes import Breaker, Counts
-from manyeyes.service.jobs.storage import Storage
+from manyeyes.service.jobs.work.generations import latest_generation, read_generation
 from tests.service.jobs.toy_jobs import labels, n_commits, paint, published, request, with_function
 
 MOODY = """

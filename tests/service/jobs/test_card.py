@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from manyeyes.service.jobs.card import card_files
-from manyeyes.service.jobs.charts import bars, histogram
-from manyeyes.service.jobs.published import (
+from manyeyes.service.jobs.datasets.card import card_files
+from manyeyes.service.jobs.datasets.charts import bars, histogram
+from manyeyes.service.jobs.datasets.published import (
     N_BINS,
     AllLFs,
     File,

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from manyeyes.errors import StorageFailed
 from manyeyes.service.jobs import layout
-from manyeyes.service.jobs.commits import Commits, from_json, to_json
+from manyeyes.service.jobs.places.commits import Commits, from_json, to_json
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import Commit, Counts, Manifest, Shard
-from manyeyes.service.jobs.storage import Storage
 
 
 def commits(uri: str | None = None) -> Commits:

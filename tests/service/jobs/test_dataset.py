@@ -12,11 +12,11 @@ import pytest
 
 from manyeyes import Item, Labeler, Recipe
 from manyeyes.errors import InvalidRequest, LabelNotFound, NotFound, StorageFailed
-from manyeyes.service.jobs.dataset import Dataset
+from manyeyes.service.jobs.datasets.dataset import Dataset
+from manyeyes.service.jobs.datasets.verify import verify
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.run import run_job
 from manyeyes.service.jobs.shapes import Progress, Source
-from manyeyes.service.jobs.storage import Storage
-from manyeyes.service.jobs.verify import verify
 from manyeyes.sinks import read_labels
 from tests.service.jobs.faulty_s3 import faulty_s3
 from tests.service.jobs.toy_jobs import RECIPE, paint, request

@@ -16,11 +16,11 @@ import pytest
 from manyeyes.errors import FetchFailed, ItemError, by_code
 from manyeyes.service.fetching.buckets import Buckets
 from manyeyes.service.fetching.settings import FetchSettings
-from manyeyes.service.jobs.fetch import PASSING_CODES, Fetcher
-from manyeyes.service.jobs.reading import Reader
+from manyeyes.service.jobs.manifests.fetch import PASSING_CODES, Fetcher
+from manyeyes.service.jobs.manifests.reading import Reader
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import Row, Source
 from manyeyes.service.jobs.sources import open_source
-from manyeyes.service.jobs.storage import Storage
 from manyeyes.settings import Limits
 from tests.service.fetching.sites import a_site
 from tests.service.jobs.faulty_s3 import FAULTS, FaultyS3, seeded

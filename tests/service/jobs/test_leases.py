@@ -26,8 +26,8 @@ from hypothesis.stateful import (
 
 from manyeyes.errors import StorageFailed
 from manyeyes.service.jobs import layout
-from manyeyes.service.jobs.leases import Lease, LeaseLost, Leases
-from manyeyes.service.jobs.storage import Storage
+from manyeyes.service.jobs.places.leases import Lease, LeaseLost, Leases
+from manyeyes.service.jobs.places.storage import Storage
 
 LEASE_S = 60.0
 
@@ -280,8 +280,8 @@ def test_machines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 OWNER = """
 import sys, time
-from manyeyes.service.jobs.leases import Leases
-from manyeyes.service.jobs.storage import Storage
+from manyeyes.service.jobs.places.leases import Leases
+from manyeyes.service.jobs.places.storage import Storage
 lease = Leases(Storage.open(sys.argv[1]), "job", "votes", 1, float(sys.argv[2])).acquire(0)
 with lease:
     print("has it", flush=True)

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manyeyes.errors import NotFound, StorageFailed
-from manyeyes.service.jobs import shards as shards_module
-from manyeyes.service.jobs.ids import Ids
-from manyeyes.service.jobs.manifest import read_manifest, read_rows, update_manifest, write_manifest
+from manyeyes.service.jobs.manifests import shards as shards_module
+from manyeyes.service.jobs.manifests.ids import Ids
+from manyeyes.service.jobs.manifests.manifest import read_manifest, read_rows, update_manifest, write_manifest
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import Manifest, Row
-from manyeyes.service.jobs.storage import Storage
 
 _numbers = itertools.count()
 

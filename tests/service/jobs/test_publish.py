@@ -15,11 +15,11 @@ import pytest
 
 from manyeyes import Recipe
 from manyeyes.errors import InvalidRequest, StorageFailed
-from manyeyes.service.jobs.dataset import Dataset
-from manyeyes.service.jobs.job import read_job
-from manyeyes.service.jobs.provenance import publish, read_published, settle
+from manyeyes.service.jobs.datasets.dataset import Dataset
+from manyeyes.service.jobs.datasets.provenance import publish, read_published, settle
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.run import find_job, resume_job, retry_failed, run_job
-from manyeyes.service.jobs.storage import Storage
+from manyeyes.service.jobs.work.job import read_job
 from tests.service.jobs.toy_jobs import RECIPE, labels, paint, published, request
 
 EDITED: Mapping[str, Any] = {**RECIPE, "lfs": RECIPE["lfs"][:1], "label_model": "majority"}

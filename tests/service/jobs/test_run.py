@@ -21,10 +21,10 @@ from manyeyes.errors import (
     NotFound,
     UntrustedRecipe,
 )
-from manyeyes.service.jobs.events import events_of
+from manyeyes.service.jobs.places.storage import Storage
+from manyeyes.service.jobs.progress.events import events_of
 from manyeyes.service.jobs.run import cancel, find_job, progress_of, resume_job, run_job
 from manyeyes.service.jobs.shapes import EngineSpec, Progress, Source
-from manyeyes.service.jobs.storage import Storage
 from tests.service.jobs.toy_jobs import (
     RECIPE,
     labels,

@@ -15,8 +15,8 @@ import pytest
 
 from manyeyes.errors import AddressRefused, InvalidRequest, NotFound, NotPermitted, StorageFailed, StorageFull
 from manyeyes.service.fetching.buckets import Buckets
-from manyeyes.service.jobs import storage as storage_module
-from manyeyes.service.jobs.storage import Storage
+from manyeyes.service.jobs.places import storage as storage_module
+from manyeyes.service.jobs.places.storage import Storage
 from tests.service.jobs.faulty_s3 import FaultyS3, faulty_s3
 
 NAMES = ("a b#%é.jpg", "x%20y", "q+r?z", "deep/er/file.json", "a.b/c", "a/b", "a0")
@@ -251,7 +251,7 @@ class TestFolder:
         """A writer that is killed in the middle leaves nothing that anybody reads."""
         program = f"""
 import os, sys
-from manyeyes.service.jobs.storage import Storage
+from manyeyes.service.jobs.places.storage import Storage
 class Body:
     def read(self, n):
         print("on it", flush=True)

@@ -18,11 +18,11 @@ from PIL import Image
 
 from manyeyes.errors import NotFound
 from manyeyes.primitives.toy import ToyImage
-from manyeyes.service.jobs.parts import table_bytes
-from manyeyes.service.jobs.provenance import read_published
+from manyeyes.service.jobs.datasets.provenance import read_published
+from manyeyes.service.jobs.datasets.verify import Verification, verify
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.run import resume_job, retry_failed, run_job
-from manyeyes.service.jobs.storage import Storage
-from manyeyes.service.jobs.verify import Verification, verify
+from manyeyes.service.jobs.work.parts import table_bytes
 from tests.service.jobs.faulty_s3 import faulty_s3
 from tests.service.jobs.toy_jobs import RECIPE, paint, request, with_function
 
@@ -170,8 +170,8 @@ def test_a_page_of_ones_own_is_no_fault(out: Path) -> None:
 
 def forge(out: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     """Change the labels of a shard, and every digest and figure that would tell."""
-    from manyeyes.service.jobs import describing
-    from manyeyes.service.jobs.job import read_job
+    from manyeyes.service.jobs.datasets import describing
+    from manyeyes.service.jobs.work.job import read_job
 
     storage = Storage.open(str(out))
     told = read_published(storage)

@@ -13,11 +13,11 @@ import pytest
 from manyeyes.errors import InvalidRequest, ModelNotFound, StorageFailed
 from manyeyes.service.jobs.engines.base import CRASHED, failed, open_engine
 from manyeyes.service.jobs.engines.local import LocalEngine
-from manyeyes.service.jobs.events import events_of
+from manyeyes.service.jobs.places.storage import Storage
+from manyeyes.service.jobs.progress.events import events_of
 from manyeyes.service.jobs.run import run_job
 from manyeyes.service.jobs.shapes import EngineSpec, Shard
-from manyeyes.service.jobs.storage import Storage
-from manyeyes.service.jobs.work import Outcome, ShardWorker, WorkSpec
+from manyeyes.service.jobs.work.worker import Outcome, ShardWorker, WorkSpec
 from tests.service.jobs.toy_jobs import n_commits, paint, published, request
 
 
@@ -36,7 +36,7 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
         return do(self, shard, **how)
 
     monkeypatch.setattr(ShardWorker, "do", fail_first)
-    monkeypatch.setattr("manyeyes.service.jobs.passes._RETRY_WAIT_S", 0.01)
+    monkeypatch.setattr("manyeyes.service.jobs.coordination.passes._RETRY_WAIT_S", 0.01)
     return left
 
 

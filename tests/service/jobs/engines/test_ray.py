@@ -18,10 +18,10 @@ import pytest
 from manyeyes.errors import InvalidRequest, ServiceUnavailable
 from manyeyes.service.fetching.buckets import Bucket, Buckets
 from manyeyes.service.jobs.engines.base import open_engine
-from manyeyes.service.jobs.events import events_of
+from manyeyes.service.jobs.places.storage import Storage
+from manyeyes.service.jobs.progress.events import events_of
 from manyeyes.service.jobs.run import cancel, find_job, run_job
 from manyeyes.service.jobs.shapes import EngineSpec
-from manyeyes.service.jobs.storage import Storage
 from tests.service.jobs.faulty_s3 import faulty_s3
 from tests.service.jobs.toy_jobs import (
     n_commits,

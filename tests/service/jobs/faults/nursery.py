@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from manyeyes.service.jobs.bucket import BucketPlace
-from manyeyes.service.jobs.folder import Folder
+from manyeyes.service.jobs.places.bucket import BucketPlace
+from manyeyes.service.jobs.places.folder import Folder
 from manyeyes.service.jobs.run import run_job
 from manyeyes.service.jobs.shapes import JobRequest
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from manyeyes.errors import NotFound, StorageFailed, StorageFull
-from manyeyes.service.jobs.commits import Commits
-from manyeyes.service.jobs.leases import Leases
+from manyeyes.service.jobs.places.commits import Commits
+from manyeyes.service.jobs.places.leases import Leases
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import Commit, Counts
-from manyeyes.service.jobs.storage import Storage
 from tests.service.jobs.faulty_s3 import FAULTS, PAGE, Fault, FaultyS3, nothing, seeded
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from manyeyes.errors import StorageFailed
-from manyeyes.service.jobs.dataset import Dataset
+from manyeyes.service.jobs.datasets.dataset import Dataset
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.run import run_job
 from manyeyes.service.jobs.shapes import EngineSpec, JobRequest
-from manyeyes.service.jobs.storage import Storage
 from tests.service.jobs.faults.conftest import WAIT_S
 from tests.service.jobs.faults.nursery import Nursery, check_completed, nursery
 from tests.service.jobs.faulty_s3 import FaultyS3, nothing, seeded
@@ -124,7 +124,7 @@ class TestBuckets:
         self, s3: FaultyS3, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """One that lasts longer than its patience: it says so, and the same call goes on."""
-        monkeypatch.setattr("manyeyes.service.jobs.storage.PATIENCE_S", 0.5)
+        monkeypatch.setattr("manyeyes.service.jobs.places.storage.PATIENCE_S", 0.5)
         monkeypatch.setattr(Storage.open.__func__, "__kwdefaults__", {"buckets": None, "patience_s": 0.5})
         asked = request(photos, "s3://jobs/outage", shard_rows=N_ROWS)
 

@@ -15,9 +15,9 @@ from typing import get_args
 import pytest
 
 from manyeyes.errors import NotFound
-from manyeyes.service.jobs.dataset import Dataset
+from manyeyes.service.jobs.datasets.dataset import Dataset
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import EngineSpec, JobRequest
-from manyeyes.service.jobs.storage import Storage
 from tests.service.jobs.faults.nursery import Nursery, When, check_completed, nursery
 from tests.service.jobs.toy_jobs import labels, n_commits, paint, request, wait_for, with_function
 

@@ -104,7 +104,7 @@ def settings_of(tmp_path: Path, buckets_file: Path) -> Callable[..., ServiceSett
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
     """Return what lets the processes of jobs do as told: see ``player.py``."""
-    from manyeyes.service.jobs import service_jobs
+    from manyeyes.service.jobs.serving import service_jobs
 
     command = (sys.executable, str(Path(__file__).with_name("player.py")), str(tmp_path))
     defaults = dict(service_jobs.ServiceJobs.__init__.__kwdefaults__ or {})

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from manyeyes.service.app import create_app
-from manyeyes.service.jobs import claimed
+from manyeyes.service.jobs.serving import claimed
 from manyeyes.service.routes import job_events
 from manyeyes.service.schemas.jobs import JobCall, JobLabels, JobLog, JobOut, JobState
 from manyeyes.service.settings import ServiceSettings

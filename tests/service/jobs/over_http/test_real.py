@@ -79,7 +79,7 @@ class Server:
     def children(self) -> list[int]:
         """Return the processes of jobs that this server has started."""
         children = psutil.Process(self.process.pid).children()
-        return [one.pid for one in children if "manyeyes.service.jobs.child" in one.cmdline()]
+        return [one.pid for one in children if "manyeyes.service.jobs.serving.child" in one.cmdline()]
 
 
 @pytest.fixture

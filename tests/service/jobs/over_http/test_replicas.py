@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from manyeyes.service.jobs import claimed
-from manyeyes.service.jobs.service_jobs import ServiceJobs
+from manyeyes.service.jobs.serving import claimed
+from manyeyes.service.jobs.serving.service_jobs import ServiceJobs
 from manyeyes.service.operations.metrics import Metrics
 from manyeyes.service.settings import ServiceSettings
 from manyeyes.service.store.ids import new_id

@@ -19,12 +19,12 @@ from manyeyes.errors import InvalidRequest, StorageFailed, StorageFull
 from manyeyes.primitives.base import Features
 from manyeyes.primitives.image import DTYPE as FACTS
 from manyeyes.primitives.image import perceptual_hash
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import Row
 from manyeyes.service.jobs.sinks import target
 from manyeyes.service.jobs.sinks.base import ExportOptions
 from manyeyes.service.jobs.sinks.export import FORMATS, export
 from manyeyes.service.jobs.sinks.target import MARKER
-from manyeyes.service.jobs.storage import Storage
 from manyeyes.types import Label
 from tests.service.jobs.sinks.conftest import Made, jpeg, textured
 from tests.service.jobs.sinks.test_lookalikes import copies

@@ -9,11 +9,11 @@ from pathlib import Path
 import datasets
 import pytest
 
-from manyeyes.service.jobs.dataset import Dataset
+from manyeyes.service.jobs.datasets.dataset import Dataset
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.run import run_job
 from manyeyes.service.jobs.sinks.export import FORMATS, export
 from manyeyes.service.jobs.sinks.target import MARKER
-from manyeyes.service.jobs.storage import Storage
 from tests.service.jobs import toy_jobs
 from tests.service.jobs.faulty_s3 import FaultyS3
 from tests.service.jobs.sinks.conftest import THINGS

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from manyeyes.primitives.duplicates import _united
-from manyeyes.service.jobs import lookalikes as module
-from manyeyes.service.jobs.lookalikes import components, joined, rows_alike
+from manyeyes.service.jobs.sinks import lookalikes as module
+from manyeyes.service.jobs.sinks.lookalikes import components, joined, rows_alike
 from tests.service.jobs.sinks.conftest import jpeg
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manyeyes.service.jobs.splits import split_key, split_rows
+from manyeyes.service.jobs.sinks.splits import split_key, split_rows
 
 EIGHTY = (0.8, 0.1, 0.1)
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from manyeyes.errors import ItemError
-from manyeyes.service.jobs.fetch import Fetcher
+from manyeyes.service.jobs.manifests.fetch import Fetcher
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import Row, Source
 from manyeyes.service.jobs.sources import open_source
-from manyeyes.service.jobs.storage import Storage
 from tests.service.jobs.faulty_s3 import FaultyS3
 
 

@@ -10,10 +10,10 @@ import pytest
 from manyeyes.errors import AddressRefused, InvalidSettings, InvalidSource
 from manyeyes.service.fetching.buckets import Buckets
 from manyeyes.service.fetching.settings import FetchSettings
-from manyeyes.service.jobs.fetch import Fetcher
+from manyeyes.service.jobs.manifests.fetch import Fetcher
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import Row, Source
 from manyeyes.service.jobs.sources import open_source
-from manyeyes.service.jobs.storage import Storage
 from tests.service.fetching.sites import a_site, png
 from tests.service.jobs.faulty_s3 import FaultyS3
 from tests.service.jobs.sources.conftest import Lay, read

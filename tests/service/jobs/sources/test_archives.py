@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manyeyes.errors import InvalidSource, UnreadableItem
-from manyeyes.service.jobs.fetch import Fetcher
+from manyeyes.service.jobs.manifests.fetch import Fetcher
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import Row, Source
 from manyeyes.service.jobs.sources import open_source
 from manyeyes.service.jobs.sources.zips import member_bytes
-from manyeyes.service.jobs.storage import Storage
 from manyeyes.settings import Limits
 from tests.service.jobs.faulty_s3 import FaultyS3
 from tests.service.jobs.sources.conftest import Lay, read

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from manyeyes.errors import AddressRefused, InvalidSource, StorageFailed
 from manyeyes.service.fetching.buckets import Buckets
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import Source
 from manyeyes.service.jobs.sources import open_source
 from manyeyes.service.jobs.sources.beside import grouped
 from manyeyes.service.jobs.sources.entries import Entry
 from manyeyes.service.jobs.sources.opening import kind_of
 from manyeyes.service.jobs.sources.shelves import sorted_names
-from manyeyes.service.jobs.storage import Storage
 from tests.service.jobs.faulty_s3 import FaultyS3
 from tests.service.jobs.sources.conftest import Lay, read
 

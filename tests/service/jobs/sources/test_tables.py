@@ -19,11 +19,11 @@ from PIL import Image
 
 from manyeyes.errors import InvalidSource, ItemError
 from manyeyes.service.fetching.buckets import Buckets
-from manyeyes.service.jobs.fetch import Fetcher
-from manyeyes.service.jobs.reading import Reader
+from manyeyes.service.jobs.manifests.fetch import Fetcher
+from manyeyes.service.jobs.manifests.reading import Reader
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import Row, Source
 from manyeyes.service.jobs.sources import open_source
-from manyeyes.service.jobs.storage import Storage
 from manyeyes.sources import Broken, read_items
 from tests.service.jobs.faulty_s3 import FaultyS3
 from tests.service.jobs.sources.conftest import Lay, read

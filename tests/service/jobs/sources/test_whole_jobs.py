@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from manyeyes.service.jobs.dataset import Dataset
+from manyeyes.service.jobs.datasets.dataset import Dataset
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.run import run_job
 from manyeyes.service.jobs.shapes import JobRequest, Source
-from manyeyes.service.jobs.storage import Storage
 from tests.service.jobs.faulty_s3 import FaultyS3
 from tests.service.jobs.sources.test_archives import tarred, zipped
 

@@ -14,14 +14,14 @@ import pytest
 from PIL import Image
 
 from manyeyes import Item, Label, Recipe
-from manyeyes.service.jobs.commits import Commits
-from manyeyes.service.jobs.fitting import fit_on_votes
-from manyeyes.service.jobs.job import Job, write_job
-from manyeyes.service.jobs.manifest import write_manifest
+from manyeyes.service.jobs.manifests.manifest import write_manifest
+from manyeyes.service.jobs.places.commits import Commits
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import JobRequest, Manifest, PassName, Row, Source
 from manyeyes.service.jobs.sources import open_source
-from manyeyes.service.jobs.storage import Storage
-from manyeyes.service.jobs.work import Outcome, ShardWorker, WorkSpec
+from manyeyes.service.jobs.work.fitting import fit_on_votes
+from manyeyes.service.jobs.work.job import Job, write_job
+from manyeyes.service.jobs.work.worker import Outcome, ShardWorker, WorkSpec
 from manyeyes.sinks import read_labels
 
 PAINT = """

@@ -15,9 +15,9 @@ from manyeyes import Item, Labeler, Recipe
 from manyeyes.errors import FetchFailed, InvalidRequest, NotFound, WeightsMismatch
 from manyeyes.fitting import fit_label_model
 from manyeyes.models.observed import sample
-from manyeyes.service.jobs.fitting import fit_on_votes, kept_votes, label_model_files, newest_votes
 from manyeyes.service.jobs.layout import label_model_folder
-from manyeyes.service.jobs.parts import VotesPart
+from manyeyes.service.jobs.work.fitting import fit_on_votes, kept_votes, label_model_files, newest_votes
+from manyeyes.service.jobs.work.parts import VotesPart
 from manyeyes.types import ABSTAIN, Votes
 
 Told = Callable[[Any], list[dict[str, Any]]]
@@ -158,13 +158,13 @@ def test_votes_that_are_not_what_was_committed_are_refused(photos: Any, begin: A
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from manyeyes.service.jobs.commits import Commits
-from manyeyes.service.jobs.fitting import fit_on_votes
-from manyeyes.service.jobs.job import write_job
-from manyeyes.service.jobs.manifest import write_manifest
+from manyeyes.service.jobs.places.commits import Commits
+from manyeyes.service.jobs.work.fitting import fit_on_votes
+from manyeyes.service.jobs.work.job import write_job
+from manyeyes.service.jobs.manifests.manifest import write_manifest
 from manyeyes.service.jobs.shapes import JobRequest, Row, Source
-from manyeyes.service.jobs.storage import Storage
-from manyeyes.service.jobs.work import ShardWorker, WorkSpec
+from manyeyes.service.jobs.places.storage import Storage
+from manyeyes.service.jobs.work.worker import ShardWorker, WorkSpec
 
 n, out = int(sys.argv[1]), sys.argv[2]
 words = ["red", "blue", "a red and blue thing", "green and blue", "nothing", "crimson", "a navy wall"]

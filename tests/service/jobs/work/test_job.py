@@ -23,12 +23,12 @@ from manyeyes.errors import (
     NotFound,
     UntrustedRecipe,
 )
-from manyeyes.service.jobs.gold import gold_bytes, parse_gold, read_gold
-from manyeyes.service.jobs.job import Job, read_job, write_job
 from manyeyes.service.jobs.layout import job_file, job_folder
+from manyeyes.service.jobs.places.storage import Storage
 from manyeyes.service.jobs.shapes import EngineSpec, JobRequest, Source
-from manyeyes.service.jobs.storage import Storage
-from manyeyes.service.jobs.work import ShardWorker, WorkSpec
+from manyeyes.service.jobs.work.gold import gold_bytes, parse_gold, read_gold
+from manyeyes.service.jobs.work.job import Job, read_job, write_job
+from manyeyes.service.jobs.work.worker import ShardWorker, WorkSpec
 
 MANIFEST = "0123456789abcdef0123"
 PYTHON = """

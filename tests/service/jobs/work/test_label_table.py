@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from manyeyes.errors import FetchFailed, ItemError
-from manyeyes.service.jobs.label_table import label_table
-from manyeyes.service.jobs.parts import table_bytes
+from manyeyes.service.jobs.work.label_table import label_table
+from manyeyes.service.jobs.work.parts import table_bytes
 from manyeyes.sinks import read_labels, read_versions, write_labels
 from manyeyes.types import ABSTAIN, Labels, LentVotes, Versions, Votes
 

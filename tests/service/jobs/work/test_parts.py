@@ -14,7 +14,9 @@ from hypothesis.extra import numpy as hnp
 from manyeyes.errors import FetchFailed, ItemError, StorageFailed, UndecodableImage, UnsupportedFormat
 from manyeyes.primitives.base import Features
 from manyeyes.primitives.features import Layout
-from manyeyes.service.jobs.features import (
+from manyeyes.service.jobs.places.storage import Storage
+from manyeyes.service.jobs.shapes import Shard
+from manyeyes.service.jobs.work.features import (
     ABSENT,
     BROKEN,
     PRESENT,
@@ -23,10 +25,8 @@ from manyeyes.service.jobs.features import (
     Seen,
     feature_key,
 )
-from manyeyes.service.jobs.parts import VotesPart, features_from_bytes, features_to_bytes
-from manyeyes.service.jobs.shapes import Shard
-from manyeyes.service.jobs.storage import Storage
-from manyeyes.service.jobs.stored import read_features, write_features
+from manyeyes.service.jobs.work.parts import VotesPart, features_from_bytes, features_to_bytes
+from manyeyes.service.jobs.work.stored import read_features, write_features
 from manyeyes.types import ABSTAIN, Votes, vote_dtype
 
 DENSE = Layout(

@@ -20,13 +20,16 @@ from PIL import Image
 from manyeyes import Labeler, Recipe
 from manyeyes.errors import FetchFailed, ItemError, StorageFailed, WeightsMismatch
 from manyeyes.primitives.toy import ToyImage
-from manyeyes.service.jobs import fetch, layout, seeing, work
-from manyeyes.service.jobs.commits import Commits, to_json
-from manyeyes.service.jobs.generations import add_generation
+from manyeyes.service.jobs import layout
 from manyeyes.service.jobs.layout import job_folder
-from manyeyes.service.jobs.manifest import read_rows
+from manyeyes.service.jobs.manifests import fetch
+from manyeyes.service.jobs.manifests.manifest import read_rows
+from manyeyes.service.jobs.places.commits import Commits, to_json
 from manyeyes.service.jobs.shapes import Row
-from manyeyes.service.jobs.work import ShardWorker
+from manyeyes.service.jobs.work import seeing
+from manyeyes.service.jobs.work import worker as work
+from manyeyes.service.jobs.work.generations import add_generation
+from manyeyes.service.jobs.work.worker import ShardWorker
 from manyeyes.settings import home
 
 Told = Callable[[Any], list[dict[str, Any]]]
@@ -476,10 +479,10 @@ def test_a_job_with_a_real_model_gives_the_labels_of_a_labeler(
 KILLED = """
 import sys, time
 from manyeyes.primitives.toy import ToyImage
-from manyeyes.service.jobs import work
-from manyeyes.service.jobs.manifest import read_manifest
-from manyeyes.service.jobs.storage import Storage
-from manyeyes.service.jobs.work import ShardWorker, WorkSpec
+from manyeyes.service.jobs.work import worker as work
+from manyeyes.service.jobs.manifests.manifest import read_manifest
+from manyeyes.service.jobs.places.storage import Storage
+from manyeyes.service.jobs.work.worker import ShardWorker, WorkSpec
 
 compute = ToyImage.compute
 

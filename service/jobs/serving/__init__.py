@@ -1,0 +1,1 @@
+"""Jobs of the service: whose they are, and the processes that run them."""
