@@ -62,6 +62,8 @@ from manyeyes.errors import (
     RecipeNotFound,
     RequestTooLarge,
     ServiceUnavailable,
+    StorageFailed,
+    StorageFull,
     UntrustedRecipe,
     VersionConflict,
     WeightsMismatch,
@@ -82,7 +84,8 @@ _STATUS: Final[tuple[tuple[int, tuple[type[ManyeyesError], ...]], ...]] = (
     (429, (Overloaded, RateLimited)),
     (500, (InvalidSettings, InvalidVotes, WeightsMismatch, PrimitiveFailed)),
     (501, (MissingDependency,)),
-    (502, (EndpointFailed, FetchFailed)),
+    (507, (StorageFull,)),
+    (502, (EndpointFailed, FetchFailed, StorageFailed)),
     (503, (ServiceUnavailable,)),
     (504, (DeadlineExceeded,)),
 )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
+from typing import Final
 from urllib.parse import urlsplit
 
 from manyeyes.primitives.base import Features
 from manyeyes.primitives.lines import texts_in
 from manyeyes.primitives.naming import METADATA
 from manyeyes.types import Item
+
+_QUERY: Final = re.compile(r"\?[\w.-]+=[^/]*$")
 
 
 def file_name(item: Item) -> str:
@@ -24,8 +28,10 @@ def file_name(item: Item) -> str:
     if not isinstance(source, str):
         source = os.fsdecode(source) if isinstance(source, os.PathLike) else item.id
     path = source
-    if path.startswith(("http://", "https://")):  # keys of buckets may hold ? and #
+    if path.startswith(("http://", "https://")):
         path = urlsplit(path).path
+    elif "://" in path:  # keys of buckets may hold ? and #; only what reads as a query is none of the name
+        path = _QUERY.sub("", path)
     if "\\" in path:
         path = path.replace("\\", "/")
     return path.rstrip("/").rpartition("/")[2]
