@@ -68,8 +68,8 @@ BUCKET: Final = "photos"
 class World:
     """What the parts share: photographs on disk and in a bucket, and recipes."""
 
-    def __init__(self, data: Path, work: Path, *, files: int, quick: bool) -> None:
-        self.data, self.work, self.files, self.quick = data, work, files, quick
+    def __init__(self, data: Path, work: Path, *, files: int, rounds: int, quick: bool) -> None:
+        self.data, self.work, self.files, self.rounds, self.quick = data, work, files, rounds, quick
         self.stack = ExitStack()
         self._n = 0
         (work / "recipe.yaml").write_text(RECIPE)
@@ -156,7 +156,7 @@ def _pictures(data: Path, n_files: int) -> Iterator[tuple[str, bytes]]:
 def overhead(world: World) -> list[Bar]:
     """How much longer a job takes than reading, labeling and writing in one process, from disk and from a bucket."""
     n_files = 300 if world.quick else 6000
-    rounds = 1 if world.quick else 3
+    rounds = 1 if world.quick else world.rounds
     folder = world.photos(n_files)
     sources = {"disk": str(folder), "S3": world.upload(folder, "overhead")}
     bars = []
@@ -236,10 +236,12 @@ def main() -> int:
         default=60_000,
         help="objects of the second part; at most 59,400, as there are 60,000 and a hundredth of them comes later",
     )
+    parser.add_argument("--rounds", type=int, default=3, help="of the first part")
     options = parser.parse_args()
     bars: list[Bar] = []
     with tempfile.TemporaryDirectory() as name:
-        world = World(options.data, Path(name), files=min(options.files, 59_400), quick=options.quick)
+        files = min(options.files, 59_400)
+        world = World(options.data, Path(name), files=files, rounds=options.rounds, quick=options.quick)
         with world.stack:
             for part in options.only or PARTS:
                 bars += PARTS[part](world)

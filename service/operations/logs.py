@@ -51,7 +51,8 @@ class Told:
         told |= {
             name: value
             for name, value in vars(record).items()
-            if name not in _OF_RECORDS and name not in told
+            # A name with an underscore is a library's own business: Ray gives one to every record.
+            if name not in _OF_RECORDS and name not in told and not name.startswith("_")
         }
         told |= {name: value for name, value in getattr(record, "facts", {}).items() if name not in told}
         if record.exc_info and record.exc_info[0] is not None:

@@ -92,6 +92,14 @@ def test_every_logger_writes_one_object_a_line() -> None:
     assert "no number" in told[6]["message"]
 
 
+def test_what_libraries_keep_in_records_for_themselves_is_not_told() -> None:
+    with writing() as stream:
+        logging.getLogger("x").info("x", extra={"_ray_timestamp_ns": 1, "n_items": 3})
+    (told,) = lines(stream)
+    assert told["n_items"] == 3
+    assert "_ray_timestamp_ns" not in told
+
+
 def test_text_for_people_is_one_line_too() -> None:
     with writing(log_format="text", log_level="warning") as stream:
         logging.getLogger("a").info("not written")

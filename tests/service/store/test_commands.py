@@ -48,7 +48,7 @@ def test_a_key_that_cannot_be_made() -> None:
 
 
 def test_the_store_is_looked_after(store_url: str) -> None:
-    assert "revision 0001" in call("store", "upgrade").stdout
+    assert "revision 0002" in call("store", "upgrade").stdout
     with Store.open(store_url) as store:
         store.recipes.create("r", "text", author="a")
         long_ago = datetime.now(UTC) - timedelta(days=40)
