@@ -75,7 +75,9 @@ def job(recipe: str, source: str, out: str) -> dict[str, Any]:
     from manyeyes import Recipe
     from manyeyes.service.jobs.run import run_job
     from manyeyes.service.jobs.shapes import JobRequest, Source
+    from manyeyes.service.operations.allocator import keep_freed_memory
 
+    keep_freed_memory()  # as manyeyes job run does
     document = Recipe.load(recipe).model_dump(mode="json")
     done = run_job(JobRequest(source=Source(uri=source), recipe=document, out=out))
     return {

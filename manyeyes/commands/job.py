@@ -187,7 +187,9 @@ def _until_it_ends(
 ) -> int:
     from manyeyes.service.jobs.progress.events import ENDED
     from manyeyes.service.jobs.run import stopped_by_signals
+    from manyeyes.service.operations.allocator import keep_freed_memory
 
+    keep_freed_memory()  # this process does nothing but the job
     stop = threading.Event()
     with stopped_by_signals(stop), shown() as show:
         progress = work(show, stop)

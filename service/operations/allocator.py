@@ -19,8 +19,8 @@ def keep_freed_memory() -> bool:
 
     By itself glibc gives every large block back at once, and the system hands it out again page by page, zeroed: for
     the starter CLIP 4,700 page faults an image, a fifth of the time. Blocks above 32 MiB, such as large photographs,
-    are still given back at once. A process of the service's own may do that; a library must not, so nobody else calls
-    it. Other allocators than glibc's are left as they are.
+    are still given back at once. A process of the service's own, or of a job's, may do that; a library must not, so
+    nobody else calls it. Other allocators than glibc's are left as they are.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

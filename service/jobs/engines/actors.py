@@ -211,7 +211,9 @@ class WorkerActor:
 
     def _open(self, spec: WorkSpec) -> Any:
         from manyeyes.service.jobs.work.worker import ShardWorker
+        from manyeyes.service.operations.allocator import keep_freed_memory
 
+        keep_freed_memory()  # an actor's process does nothing else
         if not self._decoders or spec.pass_ != "votes":
             return ShardWorker(spec)
         import ray

@@ -39,6 +39,7 @@ from manyeyes.service.jobs.progress.events import events_of
 from manyeyes.service.jobs.run import resume_job, run_job
 from manyeyes.service.jobs.shapes import JobRequest, Progress
 from manyeyes.service.operations import logs
+from manyeyes.service.operations.allocator import keep_freed_memory
 from manyeyes.service.operations.secrets import Redactor
 from manyeyes.service.operations.settings import OperationsSettings
 
@@ -135,6 +136,7 @@ class Child:
             self.stop.set()
 
     def _run(self) -> Progress:
+        keep_freed_memory()  # this process does nothing but the job
         if self.wish == "retry" and self.job is not None:
             try:
                 if retry_failed(self._storage(), self.job) is None:
