@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import sqlite3
+import time
+from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
+
+_LOOK_S: Final = 0.02
 
 
 def make_engine(url: URL, *, timeout_s: float, connections: int, foreign_keys: bool = True) -> Engine:
@@ -36,7 +40,7 @@ def _sqlite(url: URL, *, timeout_s: float, connections: int, foreign_keys: bool)
             "synchronous = FULL",  # What is acknowledged outlives a power cut, not only the process.
             f"foreign_keys = {'ON' if foreign_keys else 'OFF'}",
         ):
-            connection.execute(f"PRAGMA {pragma}")
+            _execute_patiently(connection, f"PRAGMA {pragma}", timeout_s)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -45,6 +49,23 @@ def _sqlite(url: URL, *, timeout_s: float, connections: int, foreign_keys: bool)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _execute_patiently(connection: Any, statement: str, timeout_s: float) -> None:
+    """Execute a statement, waiting for whoever has the file locked.
+
+    SQLite's own time-out does not do that here: of two that turn a new file's journal into a WAL at the same time, one
+    is told at once that the file is locked, lest they wait for each other.
+    """
+    until = time.monotonic() + timeout_s
+    while True:
+        try:
+            connection.execute(statement)
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+        time.sleep(_LOOK_S)
 
 
 def _postgresql(url: URL, *, timeout_s: float, connections: int) -> Engine:

@@ -132,8 +132,9 @@ def test_memory_stays_flat_over_many_items() -> None:
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         with fake.client() as client:
-            for _ in client.label_many(items(n), recipe="r", batch_size=16, max_in_flight=2):
-                pass
+            for read, _ in enumerate(client.label_many(items(n), recipe="r", batch_size=16, max_in_flight=2)):
+                if read % 160 == 0:
+                    gc.collect()  # when cycles go by themselves depends on all that ran before, and is not asked here
         return tracemalloc.get_traced_memory()[1] - before
 
     tracemalloc.start()
@@ -143,8 +144,8 @@ def test_memory_stays_flat_over_many_items() -> None:
     finally:
         tracemalloc.stop()
     # All images together are 128 MB; two calls of 16 are 0.64 MB, held in several copies while they are sent and read,
-    # and until garbage is collected.
-    assert many < 12e6
+    # and the garbage of ten calls.
+    assert many < 8e6
     assert many < 3 * few
 
 

@@ -61,7 +61,7 @@ class Pass:
         self._on_problem = on_problem
         self._on_others = on_others
         self._stop = stop
-        self._round = threading.Event()
+        self._round = threading.Event()  # set: this round shall end
         self._busy: list[Shard] = []
         self._failed: list[Shard] = []
         self._elsewhere: list[Shard] = []
@@ -76,9 +76,8 @@ class Pass:
         left = list(shards)
         while left and not self._stop.is_set():
             self._round.clear()
-            forward = _Either(self._stop, self._round)
-            with forward:
-                self._engine.run(left, self._spec, self._settle, forward.event, on_rows=on_rows)
+            with _Passed(self._stop, on=self._round):
+                self._engine.run(left, self._spec, self._settle, self._round, on_rows=on_rows)
             for commit in read_commits(self._commits, [shard.index for shard in self._elsewhere]):
                 self._on_commit(commit)
             self._elsewhere.clear()
@@ -130,19 +129,19 @@ class Pass:
         return [shard for shard in shards if shard.index not in done]
 
 
-class _Either:
-    """An event that is set once either of two is."""
+class _Passed:
+    """Sets an event once another is set, which others set and may not be set for a round alone."""
 
-    def __init__(self, first: threading.Event, second: threading.Event) -> None:
-        self.event = threading.Event()
-        self._both = (first, second)
+    def __init__(self, event: threading.Event, *, on: threading.Event) -> None:
+        self._event = event
+        self._on = on
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="manyeyes-stop", daemon=True)
 
     def _watch(self) -> None:
         while not self._over.wait(0.05):
-            if any(one.is_set() for one in self._both):
-                self.event.set()
+            if self._event.is_set():
+                self._on.set()
                 return
 
     def __enter__(self) -> None:

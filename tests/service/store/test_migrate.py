@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -70,6 +71,20 @@ def test_many_that_start_at_once(store_url: str) -> None:
     for thread in threads:
         thread.join()
     assert not failed
+
+
+def test_a_new_file_that_another_writes_to_is_waited_for(tmp_path: Path) -> None:
+    # SQLite answers "locked" at once to whoever wants to make such a file's journal a WAL.
+    other = sqlite3.connect(tmp_path / "service.db", isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE there (x)")
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("INSERT INTO there VALUES (1)")
+    later = threading.Timer(0.5, other.close)
+    later.start()
+    try:
+        Store.open(f"sqlite:///{tmp_path / 'service.db'}").close()
+    finally:
+        later.join()
 
 
 def test_a_failed_change_changes_nothing(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
