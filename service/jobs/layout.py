@@ -90,9 +90,14 @@ def commit_file(job: str, pass_: PassName, generation: int, shard: int) -> str:
     return f"{commits_folder(job, pass_, generation)}{shard:08d}.json"
 
 
+def parts_folder(job: str, pass_: PassName, generation: int) -> str:
+    """Return what attempts wrote in a pass."""
+    return f"{job_folder(job)}parts/{pass_}-{generation}/"
+
+
 def part_file(job: str, pass_: PassName, generation: int, shard: int, attempt: str) -> str:
     """Return what one attempt wrote of a shard; nobody reads it unless a commit names it."""
-    return f"{job_folder(job)}parts/{pass_}-{generation}/{shard:08d}-{attempt}.parquet"
+    return f"{parts_folder(job, pass_, generation)}{shard:08d}-{attempt}.parquet"
 
 
 def events_folder(job: str) -> str:

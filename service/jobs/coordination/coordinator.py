@@ -7,6 +7,7 @@ say, so each may be killed at any time, and the next goes on from what is commit
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from manyeyes.service.jobs.coordination.monitor import Duty, Monitor
 from manyeyes.service.jobs.coordination.passes import Pass, ShardFailed
 from manyeyes.service.jobs.coordination.probe import Probe
 from manyeyes.service.jobs.coordination.reporting import Reporter
+from manyeyes.service.jobs.coordination.sweeping import sweep_parts
 from manyeyes.service.jobs.datasets.provenance import publish
 from manyeyes.service.jobs.engines.base import Engine
 from manyeyes.service.jobs.places.leases import Leases
@@ -34,6 +36,8 @@ from manyeyes.service.jobs.work.job import Job
 from manyeyes.service.jobs.work.worker import WorkSpec
 
 __all__ = ["Coordinator", "cancel", "find_job", "progress_of", "retry_failed"]
+
+log: Final = logging.getLogger("manyeyes.service.jobs")
 
 LEASE_S: Final = 60.0
 _SHOW_S: Final = 0.5
@@ -182,6 +186,10 @@ class Coordinator:
     def _publish(self, generation: int) -> None:
         if not is_published(self.storage, self.job.id):
             publish(self.storage, self.job.id, generation)
+        try:
+            sweep_parts(self.storage, self.job.id, generation)
+        except StorageFailed as error:  # the labels are there, which is what was asked for
+            log.warning("parts of attempts that were lost stay where they are: %s", error)
 
     def _spec(self, pass_: PassName, generation: int) -> WorkSpec:
         return WorkSpec(

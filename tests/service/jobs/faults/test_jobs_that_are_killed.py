@@ -85,6 +85,13 @@ def check_same(out: Path, whole: Path) -> None:
     )
     listed = [meta.path for meta in Storage.open(str(out)).list()]
     assert not any(part.startswith(".") for path in listed for part in path.split("/"))
+    # What died half-way left parts that nobody will ever read: they are gone, too.
+    assert n_parts(out) == n_parts(whole)
+
+
+def n_parts(out: Path) -> int:
+    """Return how many parts of votes and labels the job keeps."""
+    return len(list(out.glob("_manyeyes/jobs/*/parts/*/*.parquet")))
 
 
 @pytest.mark.parametrize(
