@@ -3,7 +3,7 @@
 The S3 server (moto) shares the cores of this machine with the job and with its peer, which reads the same bucket ahead
 on threads. Each side runs in a process of its own with an empty cache, in turns; a ratio is the median of its rounds.
 
-python -m benchmarks.batch [--json] [--quick] [--only PART] [--files N]
+python -m benchmarks.batch [--json] [--quick] [--only PART] [--on disk|S3] [--files N]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cached_property
@@ -62,18 +62,24 @@ EDITED: Final = (
     against: [an animal, a ship, an airplane]
 """
 )
+TWICE_EDITED: Final = EDITED.replace("a small vehicle", "a family car")
 BUCKET: Final = "photos"
+KINDS: Final = ("disk", "S3")
 
 
 class World:
     """What the parts share: photographs on disk and in a bucket, and recipes."""
 
-    def __init__(self, data: Path, work: Path, *, files: int, rounds: int, quick: bool) -> None:
+    def __init__(
+        self, data: Path, work: Path, *, files: int, rounds: int, quick: bool, kinds: Sequence[str] = KINDS
+    ) -> None:
         self.data, self.work, self.files, self.rounds, self.quick = data, work, files, rounds, quick
+        self.kinds = kinds
         self.stack = ExitStack()
         self._n = 0
         (work / "recipe.yaml").write_text(RECIPE)
         (work / "edited.yaml").write_text(EDITED)
+        (work / "twice_edited.yaml").write_text(TWICE_EDITED)
 
     def photos(self, n_files: int) -> Path:
         """Return a folder with so many photographs, in folders by number."""
@@ -122,12 +128,10 @@ class World:
             )
         return f"s3://{BUCKET}/{prefix}"
 
-    def run(
-        self, side: str, source: str, out: Path | str, *, recipe: str = "recipe", home: Path | None = None
-    ) -> dict[str, Any]:
-        """Run a side in a process of its own, with an empty cache unless it is given one; return what it told."""
+    def run(self, side: str, source: str, out: Path | str, *, recipe: str = "recipe") -> dict[str, Any]:
+        """Run a side in a process of its own, with an empty cache; return what it told."""
         self._n += 1
-        home = home or self.work / f"home-{self._n}"
+        home = self.work / f"home-{self._n}"
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "benchmarks.batch_sides", side),
@@ -158,9 +162,9 @@ def overhead(world: World) -> list[Bar]:
     n_files = 300 if world.quick else 6000
     rounds = 1 if world.quick else world.rounds
     folder = world.photos(n_files)
-    sources = {"disk": str(folder), "S3": world.upload(folder, "overhead")}
     bars = []
-    for kind, source in sources.items():
+    for kind in world.kinds:
+        source = world.upload(folder, "overhead") if kind == "S3" else str(folder)
         ratios, seconds, cpu = [], [], []
         for n in range(rounds):
             plain = world.run("labeler", source, world.work / f"labeler-{kind}-{n}")
@@ -190,23 +194,35 @@ def overhead(world: World) -> list[Bar]:
 def again(world: World) -> list[Bar]:
     """What a job costs once 1 % of the objects are new, and once a labeling function was added."""
     n_files = 300 if world.quick else world.files
-    n_new = n_files // 100
-    source = world.upload(world.photos(n_files), "again")
-    out, home = f"s3://{BUCKET}/out", world.work / "home-again"
-    whole = world.run("job", source, out, home=home)
-    more = world.photos(n_files + n_new)
-    new = world.work / "new"
-    for path in sorted(more.rglob("*.jpg"))[n_files:]:
-        target = new / path.relative_to(more)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
-    world.upload(new, "again")
+    more = world.photos(n_files + n_files // 100)
+    # All but a hundredth of them, in a folder of their own, to which the others are added later.
+    folder = world.work / "growing"
+    late = [path for n, path in enumerate(sorted(more.rglob("*.jpg"))) if n % 101 == 100]
+    _link(set(more.rglob("*.jpg")) - set(late), more, folder)
+    places: dict[str, tuple[str, str]] = {"disk": (str(folder), str(world.work / "again"))}
+    if "S3" in world.kinds:
+        places["S3"] = (world.upload(folder, "again"), f"s3://{BUCKET}/out")
+    first = {kind: world.run("job", *places[kind]) for kind in world.kinds}
+    _link(late, more, folder)
+    _link(late, more, world.work / "late")
+    bars = []
+    for kind in world.kinds:
+        if kind == "S3":
+            world.upload(world.work / "late", "again")
+        bars += _again_on(world, kind, *places[kind], first[kind], len(late))
+    return bars
+
+
+def _again_on(world: World, kind: str, source: str, out: str, whole: dict[str, Any], n_new: int) -> list[Bar]:
     # Other machines have no cache of this one: what is not stored beside the labels would have to be computed.
-    part = world.run("job", source, out, home=world.work / "home-other")
-    edited = world.run("job", source, out, recipe="edited", home=world.work / "home-third")
-    inputs = sum(edited["computed"].values())
-    rate = whole["rows"] / whole["seconds"]
-    title = f"{n_files:,} objects"
+    part = world.run("job", source, out)
+    edited = world.run("job", source, out, recipe="edited")
+    same = world.run("relabel", source, out, recipe="twice_edited")
+    n_rows = whole["rows"] + n_new
+    given = [sum(run["computed"].values()) for run in (part, edited, same)]
+    listed = statistics.median(world.run("list", source, out)["seconds"] for _ in range(3))
+    title = f"{whole['rows']:,} files, {kind}"
+    rate, n_seen = whole["rows"] / whole["seconds"], f"{part['seconds']:.1f} s, {given[0]} inputs computed"
     return [
         told(f"{title}: the first run", rate, unit="rows/s", peer=f"{whole['seconds']:.0f} s"),
         at_most(
@@ -214,13 +230,22 @@ def again(world: World) -> list[Bar]:
             100 * part["seconds"] / whole["seconds"],
             3,
             unit="%",
-            peer=f"{part['seconds']:.1f} s, {sum(part['computed'].values())} inputs computed",
+            peer=n_seen,
         ),
         at_most(f"{title}: an LF added, relabeled in", edited["seconds"], 10, unit="s"),
-        at_most(f"{title}: inputs that a model was given then", inputs, 0),
-        at_least(f"{title}: rows labeled then", edited["rows"], n_files + n_new),
+        at_most(f"{title}: the same without listing (same_rows)", same["seconds"], 10, unit="s"),
+        told(f"{title}: listing alone, by a few lines", listed, unit="s"),
+        at_most(f"{title}: inputs that a model was given then", given[1] + given[2], 0),
+        at_least(f"{title}: rows labeled then", min(edited["rows"], same["rows"]), n_rows),
         told(f"{title}: peak memory", whole["peak_mb"], unit="MB", peer=f"{edited['peak_mb']:.0f} MB after the edit"),
     ]  # fmt: skip
+
+
+def _link(files: Iterable[Path], above: Path, folder: Path) -> None:
+    for path in files:
+        target = folder / path.relative_to(above)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.hardlink_to(path)
 
 
 PARTS: Final[dict[str, Callable[[World], list[Bar]]]] = {"overhead": overhead, "again": again}
@@ -236,12 +261,20 @@ def main() -> int:
         default=60_000,
         help="objects of the second part; at most 59,400, as there are 60,000 and a hundredth of them comes later",
     )
+    parser.add_argument("--on", choices=KINDS, action="append", help="where the files lie; both by default")
     parser.add_argument("--rounds", type=int, default=3, help="of the first part")
     options = parser.parse_args()
     bars: list[Bar] = []
     with tempfile.TemporaryDirectory() as name:
         files = min(options.files, 59_400)
-        world = World(options.data, Path(name), files=files, rounds=options.rounds, quick=options.quick)
+        world = World(
+            options.data,
+            Path(name),
+            files=files,
+            rounds=options.rounds,
+            quick=options.quick,
+            kinds=options.on or KINDS,
+        )
         with world.stack:
             for part in options.only or PARTS:
                 bars += PARTS[part](world)

@@ -1,6 +1,6 @@
 """What benchmarks/batch.py compares, each in a process of its own: a job, and the same work in a few lines of Python.
 
-python -m benchmarks.batch_sides job|labeler RECIPE SOURCE OUT
+python -m benchmarks.batch_sides job|relabel|labeler|list RECIPE SOURCE OUT
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _from_bucket(uri: str) -> Iterator[Item]:
             yield Item(name, image=found.result())
 
 
-def job(recipe: str, source: str, out: str) -> dict[str, Any]:
+def job(recipe: str, source: str, out: str, *, same_rows: bool = False) -> dict[str, Any]:
     """Run a job."""
     from manyeyes import Recipe
     from manyeyes.service.jobs.run import run_job
@@ -79,7 +79,7 @@ def job(recipe: str, source: str, out: str) -> dict[str, Any]:
 
     keep_freed_memory()  # as manyeyes job run does
     document = Recipe.load(recipe).model_dump(mode="json")
-    done = run_job(JobRequest(source=Source(uri=source), recipe=document, out=out))
+    done = run_job(JobRequest(source=Source(uri=source), recipe=document, out=out, same_rows=same_rows))
     return {
         "rows": done.counts.rows,
         "failed": done.counts.failed,
@@ -88,7 +88,24 @@ def job(recipe: str, source: str, out: str) -> dict[str, Any]:
     }
 
 
-SIDES = {"labeler": labeler, "job": job}
+def relabel(recipe: str, source: str, out: str) -> dict[str, Any]:
+    """Run a job over the rows of the one before."""
+    return job(recipe, source, out, same_rows=True)
+
+
+def list_(recipe: str, source: str, out: str) -> dict[str, Any]:
+    """List a folder or a bucket, and nothing else: what the place itself takes for it."""
+    del recipe, out
+    if "://" not in source:
+        return {"rows": sum(len(files) for _, _, files in os.walk(source)), "failed": 0}
+    import obstore
+    from obstore.store import from_url
+
+    store: Any = from_url(source, client_options={"allow_http": True})
+    return {"rows": sum(len(chunk) for chunk in obstore.list(store)), "failed": 0}
+
+
+SIDES = {"labeler": labeler, "job": job, "relabel": relabel, "list": list_}
 
 
 def main() -> None:

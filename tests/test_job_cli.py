@@ -130,6 +130,14 @@ def test_the_same_command_finds_the_job_done(tmp_path: Path, photos: Path, recip
     assert again["status"] == "completed"
     assert again["counts"]["rows"] == 30
     assert (out / "manyeyes.json").stat().st_mtime_ns == before
+    (photos / "later.png").write_bytes(next(photos.glob("*.png")).read_bytes())
+    rows = [
+        json.loads(call("job", "run", photos, "-r", recipe, "-o", out, *how, "--json").stdout)["counts"][
+            "rows"
+        ]
+        for how in (["--same-rows"], [])
+    ]
+    assert rows == [30, 31]
 
 
 def test_ctrl_c_says_how_to_go_on_and_that_works(tmp_path: Path) -> None:
@@ -257,6 +265,7 @@ def test_a_table_with_columns_and_joined_metadata(tmp_path: Path, photos: Path) 
         (["job", "run", "photos", "-r", "paint.yaml", "-o", "out", "--format", "coc"], r"did you mean 'coco'"),
         (["job", "run", "photos", "-r", "paint.yaml", "-o", "out", "--gold", "no.csv"], r"there are no gold labels"),
         (["job", "run", "photos", "-r", "paint.yaml", "-o", "out", "--join-on", "x"], r"join"),
+        (["job", "run", "photos", "-r", "paint.yaml", "-o", "out", "--same-rows"], r"there is no earlier job in"),
         (["job", "status", "out"], r"\[not_found\] no job was begun"),
         (["job", "logs", "out", "--job", "abc"], r"\[not_found\] no job 'abc'"),
         (["job", "resume", "out"], r"\[not_found\]"),

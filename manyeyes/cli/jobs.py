@@ -107,6 +107,10 @@ def run_job(
     update: Annotated[
         bool, typer.Option("--update/--no-update", help="Take over what earlier jobs into OUT computed.")
     ] = True,
+    same_rows: Annotated[
+        bool,
+        typer.Option("--same-rows", help="Label the rows of OUT's latest job again; SOURCE is not listed."),
+    ] = False,
     max_error_rate: Annotated[
         float,
         typer.Option(
@@ -144,6 +148,7 @@ def run_job(
         shard_rows=shard_rows,
         attempts=attempts,
         update=update,
+        same_rows=same_rows,
         max_error_rate=max_error_rate,
         formats=export or [],
         as_json=as_json,

@@ -64,6 +64,7 @@ class AsyncJobs(AsyncGroup):
         engine: EngineName | None = None,
         workers: int | None = None,
         update: bool = True,
+        same_rows: bool = False,
     ) -> AsyncJob:
         """Ask for a job; see :meth:`Jobs.submit`."""
         options = routes.options_of(
@@ -77,6 +78,7 @@ class AsyncJobs(AsyncGroup):
             engine=engine,
             workers=workers,
             update=update,
+            same_rows=same_rows,
         )
         text = await asyncio.to_thread(recipe_text, recipe)
         return AsyncJob(self, await self._ask(routes.submit(source, text, out, options)))

@@ -109,6 +109,7 @@ def options_of(
     engine: EngineName | None,
     workers: int | None,
     update: bool,
+    same_rows: bool,
 ) -> dict[str, Any]:
     """Return the options of a job as the service reads them; what the service does by itself is not sent."""
     breaker = {"max_error_rate": max_error_rate, "min_rows": min_rows}
@@ -122,6 +123,7 @@ def options_of(
         "breaker": {name: value for name, value in breaker.items() if value is not None} or None,
         "engine": {name: value for name, value in engines.items() if value is not None} or None,
         "update": None if update else False,
+        "same_rows": same_rows or None,
     }
 
 

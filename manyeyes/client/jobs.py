@@ -64,6 +64,7 @@ class Jobs(Group):
         engine: EngineName | None = None,
         workers: int | None = None,
         update: bool = True,
+        same_rows: bool = False,
     ) -> Job:
         """Ask for a job; it waits for its turn on the service, whether this program goes on or not.
 
@@ -74,6 +75,7 @@ class Jobs(Group):
         metadata: what is noted of the job. shard_rows, attempts: rows of a shard, tries of a row.
         max_error_rate, min_rows: the job is given up once so many rows are known and more than this part are errors.
         engine, workers: who works, and on how many shards at once. update: use again what earlier jobs computed there.
+        same_rows: label the rows of the latest job there again; the source, which is the same, is not listed.
         Raises AddressRefused, NotPermitted, RecipeNotFound, InvalidRecipe, UntrustedRecipe, Overloaded.
         """
         options = routes.options_of(
@@ -87,6 +89,7 @@ class Jobs(Group):
             engine=engine,
             workers=workers,
             update=update,
+            same_rows=same_rows,
         )
         return Job(self, self._ask(routes.submit(source, recipe_text(recipe), out, options)))
 

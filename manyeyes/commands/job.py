@@ -46,6 +46,7 @@ class Options:
     shard_rows: int = 4096
     attempts: int = 4
     update: bool = True
+    same_rows: bool = False
     max_error_rate: float = 0.5
     formats: Sequence[str] = ()
     as_json: bool = False
@@ -81,6 +82,7 @@ def run(options: Options) -> int:
                 "breaker": {"max_error_rate": options.max_error_rate},
                 "engine": dict(options.engine),
                 "update": options.update,
+                "same_rows": options.same_rows,
             }
         )
     code = _until_it_ends(

@@ -78,7 +78,10 @@ def run_job(
         recipe = _check(request, trusted=trusted, allowed_models=allowed_models, buckets=buckets)
         storage.check(write=True)
         try:
-            manifest = _left(storage, request, recipe) or _listed(storage, request, how)
+            if request.same_rows:
+                manifest = _same(storage, request)
+            else:
+                manifest = _left(storage, request, recipe) or _listed(storage, request, how)
         except _Interrupted:
             return how.tell("stopped before all rows were listed; running it again begins anew")
         job = write_job(
@@ -200,13 +203,29 @@ def _left(storage: Storage, request: JobRequest, recipe: Recipe) -> Manifest | N
     job = _latest(storage)
     if job is None or job.recipe.version != recipe.version:
         return None
-    how = {"recipe", "out", "engine", "attempts", "breaker"}
+    how = {"recipe", "out", "engine", "attempts", "breaker", "same_rows"}
     if job.request.model_dump(exclude=how) != request.model_dump(exclude=how):
         return None
     last = last_status(storage, job.id)
     # One that failed is listed anew: what was wrong with it may have been its source.
     if last is not None and last.status in ("completed", "failed"):
         return None
+    return read_manifest(storage, job.manifest)
+
+
+def _same(storage: Storage, request: JobRequest) -> Manifest:
+    """Return the rows of the latest job. Raises InvalidRequest if there is none, or it is of another source."""
+    job = _latest(storage)
+    if job is None:
+        raise InvalidRequest(
+            f"there is no earlier job in {storage.uri} whose rows could be labeled again: leave out same_rows"
+            " (--same-rows), and the source is listed"
+        )
+    if job.request.source != request.source:
+        raise InvalidRequest(
+            f"the latest job in {storage.uri} labeled {job.request.source.uri}, or read it with other options: for the"
+            " same rows (same_rows, --same-rows), give the same source as then; for others, leave it out"
+        )
     return read_manifest(storage, job.manifest)
 
 

@@ -74,6 +74,7 @@ class JobRequest(_Spec):
     recipe: the recipe's document. label_model: a folder or bucket's prefix with a fitted one; by default it is fitted
     on the votes of the job. gold: a table of known labels (id, label) that help to fit. shard_rows: rows a shard.
     attempts: how often a row is tried whose failure may pass. update: take what earlier jobs into ``out`` computed.
+    same_rows: label the rows of the latest job into ``out`` again, without listing ``source``, which is the same.
     """
 
     source: Source
@@ -86,6 +87,7 @@ class JobRequest(_Spec):
     breaker: Breaker = Breaker()
     engine: EngineSpec = EngineSpec()
     update: bool = True
+    same_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,7 @@ def read_submission(asked: JobCall, service: Service, buckets: Buckets) -> Submi
         breaker=Breaker() if asked.breaker is None else Breaker(**asked.breaker.model_dump()),
         engine=_engine(asked, settings),
         update=asked.update,
+        same_rows=asked.same_rows,
         **chosen,
     )
     # A recipe of the folder is the operator's own, and may name any model; all others are looked at again.

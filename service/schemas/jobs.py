@@ -109,7 +109,8 @@ class JobCall(Shape):
     One of source and items says what. out: a place in a bucket that the operator lets jobs write to. fit: whether the
     label model is fitted on the votes of this job, also where the recipe has a fitted one. gold: a table of known
     labels, in a bucket, that helps to fit. metadata: of the job, for whoever asked for it; up to 16.
-    update: whether what earlier jobs computed below `out` is used again.
+    update: whether what earlier jobs computed below `out` is used again. same_rows: label the rows of the latest job
+    below `out` again, without listing the source, which is the same.
     """
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE_JOB]})
@@ -131,6 +132,7 @@ class JobCall(Shape):
     breaker: JobBreaker | None = None
     engine: JobEngine | None = None
     update: bool = True
+    same_rows: bool = False
 
     @model_validator(mode="after")
     def _has_rows(self) -> JobCall:

@@ -104,10 +104,13 @@ def test_items_go_by_address_or_as_text(fake: FakeService) -> None:
         with pytest.raises(InvalidRequest, match="no items"):
             client.jobs.submit([], **HERE)
         source = {"uri": "s3://photos/t.csv", "kind": "table", "columns": {"image": "photo"}}
-        client.jobs.submit(source, **HERE, max_error_rate=0.1, workers=2, update=False, fit=True)
+        client.jobs.submit(
+            source, **HERE, max_error_rate=0.1, workers=2, update=False, fit=True, same_rows=True
+        )
     body = fake.calls[-1].body
     assert body["source"] == source and body["breaker"] == {"max_error_rate": 0.1}
     assert (body["engine"], body["update"], body["fit"]) == ({"workers": 2}, False, True)
+    assert body["same_rows"] is True
 
 
 def test_a_failed_job_raises_what_it_failed_with_and_may_be_retried(fake: FakeService) -> None:

@@ -142,6 +142,25 @@ def test_what_is_new_in_the_source_costs_what_is_new(tmp_path: Path) -> None:
     assert run_job(request(source, out)).job == second.job
 
 
+def test_an_edited_recipe_may_keep_the_rows_without_listing_them(tmp_path: Path) -> None:
+    source, out = paint(tmp_path / "photos", 30), tmp_path / "out"
+    asked = request(source, out)
+    with pytest.raises(InvalidRequest, match="no earlier job"):
+        run_job(asked.model_copy(update={"same_rows": True}))
+    first = run_job(asked)
+    edited = {**RECIPE, "lfs": [*RECIPE["lfs"][:1], {**RECIPE["lfs"][1], "threshold": 0.95}]}
+    listed = run_job(request(source, tmp_path / "listed", recipe=edited))
+    source.rename(tmp_path / "gone")  # nobody looks there
+    again = request(source, out, recipe=edited).model_copy(update={"same_rows": True})
+    second = run_job(again)
+    assert (second.status, second.counts, second.computed) == ("completed", listed.counts, {})
+    assert (second.job, first.job != second.job) == (listed.job, True)
+    assert published(out) == published(tmp_path / "listed")
+    other = again.model_copy(update={"source": Source(uri=str(tmp_path / "others"))})
+    with pytest.raises(InvalidRequest, match="the same source as then"):
+        run_job(other)
+
+
 def test_goes_on_where_it_was_stopped(tmp_path: Path, slow: Path) -> None:
     source, recipe = paint(tmp_path / "photos", 120), with_function("slow_votes:vote")
     whole = tmp_path / "whole"

@@ -50,7 +50,7 @@ def starts(tmp_path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_job_from_the_call_to_its_end(http: TestClient, tmp_path: Path) -> None:
-    made = http.post("/v1/jobs", json=CALL | {"metadata": {"team": "x"}, "shard_rows": 10})
+    made = http.post("/v1/jobs", json=CALL | {"metadata": {"team": "x"}, "shard_rows": 10, "same_rows": True})
     assert made.status_code == 201
     id = made.json()["id"]
     assert made.headers["location"] == f"/v1/jobs/{id}"
@@ -71,6 +71,7 @@ def test_a_job_from_the_call_to_its_end(http: TestClient, tmp_path: Path) -> Non
     assert (
         asked.shard_rows == 10 and asked.source.uri == "s3://photos/2026" and asked.recipe["name"] == "paint"
     )
+    assert asked.same_rows
     assert not {"MANYEYES_API_KEYS", "MANYEYES_STORE_URL"} & set(start["environ"])
     assert "a-secret-of-buckets" not in json.dumps(start["task"])
     assert ADMIN not in json.dumps(start["task"])
