@@ -17,6 +17,10 @@ import yaml
 from tests.attacks.conftest import RED, Victim, a_victim
 
 OPENED = "the-file-that-is-not-there"
+# Long enough that no id holds the product by chance.
+FACTORS = (12_345_701, 98_765_411)
+TEMPLATE = "{{{{ {0}*{1} }}}} ${{{0}*{1}}} <%= {0}*{1} %>".format(*FACTORS)
+RENDERED = str(FACTORS[0] * FACTORS[1])
 
 
 class Runs:
@@ -123,7 +127,7 @@ def recipes_that_run(mark: str) -> dict[str, Any]:
         "yaml merge": "a: &a {name: x}\n<<: *a\nclasses: [a, b]",
         "yaml two": f"name: a\nclasses: [a, b]\n---\n!!python/object/apply:os.system ['touch {mark}']",
         "yaml include": "name: a\nclasses: !include /etc/passwd",
-        "template": {**with_lf(kind="keyword", on="text", any=["a"]), "description": "{{ 7*7 }} ${7*7} <%= 7*7 %>"},
+        "template": {**with_lf(kind="keyword", on="text", any=["a"]), "description": TEMPLATE},
     }  # fmt: skip
 
 
@@ -143,7 +147,7 @@ def test_recipes(victim: Victim, tmp_path: Path, name: str) -> None:
         assert answer.status_code in (403, 404, 422), answer.text
     assert not mark.exists()
     assert "root:" not in answer.text
-    assert "49" not in answer.text or name != "template"
+    assert RENDERED not in answer.text
 
 
 PATTERNS = ["(a+)+$", "(a|a)*$", "(a|aa)+$", "(.*a){30}", "([a-z]+)*[0-9]", "^(([a-z])+.)+[A-Z]([a-z])+$"]
