@@ -76,7 +76,7 @@ class Pass:
         left = list(shards)
         while left and not self._stop.is_set():
             self._round.clear()
-            with _Passed(self._stop, on=self._round):
+            with _Forwarded(self._stop, on=self._round):
                 self._engine.run(left, self._spec, self._settle, self._round, on_rows=on_rows)
             for commit in read_commits(self._commits, [shard.index for shard in self._elsewhere]):
                 self._on_commit(commit)
@@ -129,8 +129,8 @@ class Pass:
         return [shard for shard in shards if shard.index not in done]
 
 
-class _Passed:
-    """Sets an event once another is set, which others set and may not be set for a round alone."""
+class _Forwarded:
+    """Sets an event once another is set: what ends the job ends its round, and a round may end by itself."""
 
     def __init__(self, event: threading.Event, *, on: threading.Event) -> None:
         self._event = event
